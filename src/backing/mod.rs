@@ -1,0 +1,189 @@
+//! F2: the backing, the remote data store, behind one narrow trait. `directory` is a plain
+//! directory; what is in it is plain files. No policy here: ordering, retry and receipts are
+//! `writeback/`'s.
+
+pub mod directory;
+
+use crate::types::{Attr, BackingId, Kind, Name, Stamp};
+use std::io;
+use std::sync::Arc;
+
+/// A path beneath the backing's root: `/`-joined names, no leading slash, empty for the root.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BackingPath(pub Vec<u8>);
+
+impl BackingPath {
+    /// The root.
+    pub fn root() -> Self {
+        BackingPath(Vec::new())
+    }
+    /// `self/name`.
+    pub fn join(&self, name: &[u8]) -> Self {
+        let mut v = Vec::with_capacity(self.0.len() + 1 + name.len());
+        v.extend_from_slice(&self.0);
+        if !v.is_empty() {
+            v.push(b'/');
+        }
+        v.extend_from_slice(name);
+        BackingPath(v)
+    }
+}
+
+impl std::fmt::Display for BackingPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// What the backing says of an object. `attr.size` and `attr.mtime` with `id` are its fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackingStat {
+    pub id: BackingId,
+    pub attr: Attr,
+}
+
+/// One entry of a listing; `.`, `..` and the gateway's own `.forelog` at the root are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingEntry {
+    pub name: Name,
+    pub id: BackingId,
+    pub kind: Kind,
+}
+
+/// Space of the store, as `statfs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackingSpace {
+    pub block_bytes: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_bytes_max: u32,
+}
+
+/// An extended attribute.
+pub type Xattr = (Name, Vec<u8>);
+
+/// An object to be made.
+#[derive(Clone, Debug)]
+pub struct NewObject {
+    pub attr: Attr,
+    /// Target of a symlink, else empty.
+    pub target: Vec<u8>,
+    pub xattrs: Vec<Xattr>,
+}
+
+/// A piece of content for a file being made or changed.
+pub enum Piece<'a> {
+    /// Bytes at an offset.
+    Data { offset: u64, bytes: &'a [u8] },
+    /// A range to read as zeros (a hole where the store can).
+    Zero { offset: u64, len: u64 },
+}
+
+/// A pull of content: calls the sink with pieces in ascending order. An error of the sink or of the
+/// source ends it.
+pub type Content<'a> = &'a mut dyn FnMut(&mut dyn FnMut(Piece<'_>) -> io::Result<()>) -> io::Result<()>;
+
+/// Which attributes to set on an existing object; `None` leaves one alone.
+#[derive(Clone, Debug, Default)]
+pub struct AttrChange {
+    pub mode: Option<u32>,
+    pub owner: Option<(u32, u32)>,
+    pub times: Option<(Stamp, Stamp)>,
+    /// The full wanted set of extended attributes.
+    pub xattrs: Option<Vec<Xattr>>,
+}
+
+/// A change of an existing file's content, in place. First cut to `keep`, then write the content,
+/// then set the final size.
+pub struct Update<'a> {
+    /// Bytes beyond this are not to survive: the file is cut here first if it is longer.
+    pub keep: u64,
+    pub size: u64,
+    pub content: Content<'a>,
+}
+
+/// An open object for reads; stays valid when the object is renamed in the backing.
+pub trait BackingFile: Send + Sync {
+    /// Reads at `offset`; short only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Next data at or after `offset`: `Ok(None)` when only a hole is left.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+    /// Next hole at or after `offset` (the end of the file counts as one).
+    fn next_hole(&self, offset: u64) -> io::Result<u64>;
+}
+
+/// The store behind the mount. All paths are taken beneath its root, no symlink is ever followed.
+///
+/// New objects are *staged* under a name of ours (`.forelog/tmp/<name>`), made durable by `sync`,
+/// then *installed* by an atomic rename, so that no reader of the store sees half a file.
+pub trait Backing: Send + Sync {
+    /// For messages: `/dir` or `s3://bucket/prefix`.
+    fn describe(&self) -> String;
+    /// True if a call may take as long as a network does: such calls are kept off the session threads.
+    fn remote(&self) -> bool {
+        true
+    }
+
+    // -- reads
+    /// `lstat`. `NotFound` when there is no such object.
+    fn stat(&self, path: &BackingPath) -> io::Result<BackingStat>;
+    /// Calls `each` for every entry.
+    fn list(&self, path: &BackingPath, each: &mut dyn FnMut(BackingEntry)) -> io::Result<()>;
+    /// Opens a regular file for reads.
+    fn open(&self, path: &BackingPath) -> io::Result<Arc<dyn BackingFile>>;
+    /// Target of a symlink.
+    fn readlink(&self, path: &BackingPath) -> io::Result<Vec<u8>>;
+    /// All extended attributes of an object; empty where the store has none.
+    fn xattrs(&self, path: &BackingPath) -> io::Result<Vec<Xattr>>;
+    /// Space left.
+    fn space(&self) -> io::Result<BackingSpace>;
+
+    // -- making new objects
+    /// Makes `.forelog/tmp/<name>` with the content, owner, mode, times, xattrs of `object`; replaces a
+    /// leftover of that name. For a file `content` is pulled and its size is `object.attr.size`.
+    fn stage(&self, name: &str, object: &NewObject, content: Content<'_>) -> io::Result<BackingStat>;
+    /// Makes `.forelog/tmp/<name>` a further hard link of the object at `from`.
+    fn stage_link(&self, name: &str, from: &BackingPath) -> io::Result<()>;
+    /// Renames `.forelog/tmp/<name>` to `to`, replacing a non-directory or empty directory there.
+    fn install(&self, name: &str, to: &BackingPath) -> io::Result<()>;
+
+    // -- changing and removing
+    /// Changes a file in place. Not durable until `sync`.
+    fn update(&self, path: &BackingPath, update: Update<'_>) -> io::Result<()>;
+    /// Sets attributes.
+    fn set_attr(&self, path: &BackingPath, kind: Kind, change: &AttrChange) -> io::Result<()>;
+    /// Renames, replacing what is there.
+    fn rename(&self, from: &BackingPath, to: &BackingPath) -> io::Result<()>;
+    /// Moves an object away to `.forelog/park/<name>`: it lives on while something still reads it.
+    fn park(&self, from: &BackingPath, name: &str) -> io::Result<()>;
+    /// Removes a non-directory.
+    fn unlink(&self, path: &BackingPath) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn rmdir(&self, path: &BackingPath) -> io::Result<()>;
+
+    // -- durability
+    /// Returns once all objects staged or changed at `files` (staged ones as `.forelog/tmp/<name>`) and the
+    /// entries of the directories `dirs` are on the store's stable storage. Many at once may be synced as a whole.
+    fn sync(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()>;
+
+    // -- housekeeping
+    /// Makes `.forelog/` ready for a mount and removes leftovers in `tmp/`.
+    fn prepare(&self) -> io::Result<()>;
+    /// Names in `.forelog/park`.
+    fn parked(&self) -> io::Result<Vec<String>>;
+    /// Removes everything of ours but the lease, after a complete drain.
+    fn clean(&self) -> io::Result<()>;
+}
+
+/// Path of a staged object.
+pub fn staged_path(name: &str) -> BackingPath {
+    BackingPath(format!(".forelog/tmp/{name}").into_bytes())
+}
+
+/// Path of a parked object.
+pub fn parked_path(name: &str) -> BackingPath {
+    BackingPath(format!(".forelog/park/{name}").into_bytes())
+}

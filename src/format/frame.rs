@@ -1,0 +1,152 @@
+//! The frame of a log record: a 64-byte header, the *meta* (predecessors, then the mutation's
+//! fields), the data. Frames start at multiples of 64, so that a scan finds the next one behind a
+//! damaged one. Header + meta and data have separate checksums.
+
+use super::checksum::{crc_more, seed};
+use super::codec::Malformed;
+use crate::types::{Lsn, SegmentId};
+
+/// Frames start at multiples of this many bytes.
+pub const ALIGN: usize = 64;
+/// Size of the header.
+pub const HEADER_BYTES: usize = 64;
+/// Most predecessors a record names.
+pub const PREDECESSORS_MAX: usize = 255;
+const MAGIC: u32 = u32::from_le_bytes(*b"FLr1");
+
+const MAGIC_AT: usize = 0;
+const HEAD_CRC_AT: usize = MAGIC_AT + 4;
+const LSN_AT: usize = HEAD_CRC_AT + 4;
+const GENERATION_AT: usize = LSN_AT + 8;
+const PID_AT: usize = GENERATION_AT + 4;
+const START_AT: usize = PID_AT + 4;
+const KIND_AT: usize = START_AT + 8;
+const PREDECESSORS_AT: usize = KIND_AT + 1;
+const META_BYTES_AT: usize = PREDECESSORS_AT + 1;
+const DATA_BYTES_AT: usize = META_BYTES_AT + 2;
+const DATA_CRC_AT: usize = DATA_BYTES_AT + 4;
+const DURABLE_AT: usize = DATA_CRC_AT + 4;
+const WALL_AT: usize = DURABLE_AT + 4;
+const SPARE_AT: usize = WALL_AT + 8;
+const _: () = assert!(SPARE_AT + 8 == HEADER_BYTES);
+
+/// The header of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub lsn: Lsn,
+    pub generation: u32,
+    /// The client: its process id and start time (clock ticks since boot), 0 for the gateway.
+    pub pid: u32,
+    pub start: u64,
+    /// Which mutation the meta holds (opaque here).
+    pub kind: u8,
+    pub predecessors: u8,
+    pub meta_bytes: u16,
+    pub data_bytes: u32,
+    pub data_crc: u32,
+    /// How far the segment was durable when the record was appended.
+    pub durable: u32,
+    /// Wall clock at the append, nanoseconds since 1970.
+    pub wall_ns: i64,
+}
+
+/// Bytes a frame takes in its segment, padding included.
+pub fn frame_bytes(meta: usize, data: usize) -> usize {
+    (HEADER_BYTES + meta + data).next_multiple_of(ALIGN)
+}
+
+fn u32_at(b: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+fn u64_at(b: &[u8; HEADER_BYTES], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| b[at + i]))
+}
+
+/// CRC of a data part under the segment's seed.
+pub fn data_crc(segment: SegmentId, generation: u32, data: &[u8]) -> u32 {
+    crc_more(seed(segment, generation), data)
+}
+
+impl Header {
+    /// The header's bytes, its checksum taken over them and `meta`.
+    pub fn encode(&self, segment: SegmentId, meta: &[u8]) -> [u8; HEADER_BYTES] {
+        let mut b = [0u8; HEADER_BYTES];
+        b[MAGIC_AT..HEAD_CRC_AT].copy_from_slice(&MAGIC.to_le_bytes());
+        b[LSN_AT..GENERATION_AT].copy_from_slice(&self.lsn.0.to_le_bytes());
+        b[GENERATION_AT..PID_AT].copy_from_slice(&self.generation.to_le_bytes());
+        b[PID_AT..START_AT].copy_from_slice(&self.pid.to_le_bytes());
+        b[START_AT..KIND_AT].copy_from_slice(&self.start.to_le_bytes());
+        b[KIND_AT] = self.kind;
+        b[PREDECESSORS_AT] = self.predecessors;
+        b[META_BYTES_AT..DATA_BYTES_AT].copy_from_slice(&self.meta_bytes.to_le_bytes());
+        b[DATA_BYTES_AT..DATA_CRC_AT].copy_from_slice(&self.data_bytes.to_le_bytes());
+        b[DATA_CRC_AT..DURABLE_AT].copy_from_slice(&self.data_crc.to_le_bytes());
+        b[DURABLE_AT..WALL_AT].copy_from_slice(&self.durable.to_le_bytes());
+        b[WALL_AT..SPARE_AT].copy_from_slice(&self.wall_ns.to_le_bytes());
+        let crc = head_crc(segment, self.generation, &b, meta);
+        b[HEAD_CRC_AT..LSN_AT].copy_from_slice(&crc.to_le_bytes());
+        b
+    }
+
+    /// Reads the header at the start of `bytes` and checks it and its meta. `bytes` may run on past
+    /// the frame; a frame that does not fit into it is malformed. The data's checksum is the
+    /// caller's to check.
+    pub fn decode(segment: SegmentId, generation: u32, bytes: &[u8]) -> Result<Header, Malformed> {
+        let b: &[u8; HEADER_BYTES] =
+            bytes.first_chunk().ok_or(Malformed("record header: cut short"))?;
+        if u32_at(b, MAGIC_AT) != MAGIC {
+            return Err(Malformed("record header: no magic"));
+        }
+        let h = Header {
+            lsn: Lsn(u64_at(b, LSN_AT)),
+            generation: u32_at(b, GENERATION_AT),
+            pid: u32_at(b, PID_AT),
+            start: u64_at(b, START_AT),
+            kind: b[KIND_AT],
+            predecessors: b[PREDECESSORS_AT],
+            meta_bytes: u16::from_le_bytes([b[META_BYTES_AT], b[META_BYTES_AT + 1]]),
+            data_bytes: u32_at(b, DATA_BYTES_AT),
+            data_crc: u32_at(b, DATA_CRC_AT),
+            durable: u32_at(b, DURABLE_AT),
+            wall_ns: u64_at(b, WALL_AT) as i64,
+        };
+        if h.generation != generation {
+            return Err(Malformed("record header: another generation"));
+        }
+        let meta = bytes
+            .get(HEADER_BYTES..HEADER_BYTES + h.meta_bytes as usize)
+            .ok_or(Malformed("record meta: cut short"))?;
+        if head_crc(segment, generation, b, meta) != u32_at(b, HEAD_CRC_AT) {
+            return Err(Malformed("record header: checksum"));
+        }
+        if h.frame_bytes() > bytes.len().next_multiple_of(ALIGN)
+            || h.meta_bytes as usize + HEADER_BYTES + h.data_bytes as usize > bytes.len()
+            || h.predecessors as usize * 8 > h.meta_bytes as usize
+            || h.lsn == Lsn::NONE
+        {
+            return Err(Malformed("record header: lengths"));
+        }
+        Ok(h)
+    }
+
+    /// Bytes the frame takes, padding included.
+    pub fn frame_bytes(&self) -> usize {
+        frame_bytes(self.meta_bytes as usize, self.data_bytes as usize)
+    }
+    /// Offset of the data from the start of the frame.
+    pub fn data_at(&self) -> usize {
+        HEADER_BYTES + self.meta_bytes as usize
+    }
+}
+
+fn head_crc(segment: SegmentId, generation: u32, b: &[u8; HEADER_BYTES], meta: &[u8]) -> u32 {
+    crc_more(crc_more(seed(segment, generation), &b[LSN_AT..]), meta)
+}
+
+/// The predecessors named at the start of a meta that `Header::decode` accepted.
+pub fn predecessors(count: u8, meta: &[u8]) -> impl Iterator<Item = Lsn> + '_ {
+    meta.chunks_exact(8)
+        .take(count as usize)
+        .map(|c| Lsn(u64::from_le_bytes(std::array::from_fn(|i| c[i]))))
+}

@@ -1,0 +1,161 @@
+use super::checkpoint::{self, Checkpoint};
+use super::frame::{self, Header};
+use super::mutation::{AttrSet, EntryKey, Mutation};
+use super::segment::SegmentHeader;
+use crate::types::*;
+
+fn attr() -> Attr {
+    Attr {
+        kind: Kind::File,
+        mode: 0o4755,
+        uid: 1,
+        gid: 2,
+        rdev: 3,
+        nlink: 4,
+        size: 5,
+        blocks: 6,
+        atime: Stamp { secs: -7, nanos: 8 },
+        mtime: Stamp { secs: 9, nanos: 999_999_999 },
+        ctime: Stamp { secs: 1 << 40, nanos: 0 },
+    }
+}
+
+fn key(name: &[u8]) -> EntryKey {
+    EntryKey { parent: InodeId(77), name: name.into() }
+}
+
+fn all() -> Vec<Mutation> {
+    let ino = InodeId(42);
+    let id = BackingId(9);
+    vec![
+        Mutation::Adopt { ino, id, at: key(b"x\n"), attr: attr() },
+        Mutation::Create { at: key(&[0xff; 255]), ino, attr: attr() },
+        Mutation::Link { at: key(b"l"), ino },
+        Mutation::Unlink { at: key(b"u"), ino },
+        Mutation::Rmdir { at: key(b"d"), ino },
+        Mutation::Rename { from: key(b"a"), to: key(b"b"), ino, replaced: Some(InodeId(3)) },
+        Mutation::Exchange { a: key(b"a"), b: key(b"b"), ino_a: ino, ino_b: InodeId(3) },
+        Mutation::Write { ino, offset: 1 << 40, clear_suid: true },
+        Mutation::SetAttr {
+            ino,
+            set: AttrSet {
+                mode: Some(0o600),
+                uid: None,
+                gid: Some(0),
+                size: Some(u64::MAX),
+                atime: None,
+                mtime: Some(Stamp { secs: 1, nanos: 2 }),
+                ctime: Some(Stamp::default()),
+            },
+        },
+        Mutation::Zero { ino, offset: 1, len: 2, size: 3 },
+        Mutation::SetXattrs { ino },
+        Mutation::Settled { ino },
+        Mutation::Intent { ino, id, at: key(b"i") },
+        Mutation::Stored { ino, id, at: key(b"s"), data: Lsn(1), meta: Lsn(2), size: 3 },
+        Mutation::EntryStored { at: key(b"e"), as_of: Lsn(8), holds: Some(ino) },
+        Mutation::Gone { ino },
+    ]
+}
+
+#[test]
+fn mutations_survive_the_round_trip_and_any_cut() {
+    for m in all() {
+        let mut v = Vec::new();
+        m.encode(&mut v);
+        assert_eq!(Mutation::decode(m.kind(), &v).as_ref(), Ok(&m));
+        for n in 0..v.len() {
+            assert!(Mutation::decode(m.kind(), &v[..n]).is_err(), "{m:?} cut at {n}");
+        }
+    }
+    assert!(Mutation::decode(200, &[]).is_err());
+}
+
+#[test]
+fn names_that_cannot_be_are_refused() {
+    for bad in [&b"a/b"[..], b"a\0", &[1; 256]] {
+        let mut v = Vec::new();
+        Mutation::Link { at: key(bad), ino: InodeId(1) }.encode(&mut v);
+        assert!(Mutation::decode(3, &v).is_err());
+    }
+}
+
+fn header() -> Header {
+    Header {
+        lsn: Lsn(0x0102030405060708),
+        generation: 7,
+        pid: 4321,
+        start: 99,
+        kind: 8,
+        predecessors: 1,
+        meta_bytes: 25,
+        data_bytes: 3,
+        data_crc: frame::data_crc(SegmentId(5), 7, b"abc"),
+        durable: 4096,
+        wall_ns: -1,
+    }
+}
+
+#[test]
+fn a_frame_is_read_back_and_every_flipped_bit_is_seen() {
+    let meta = [9u8; 25];
+    let head = header().encode(SegmentId(5), &meta);
+    let mut bytes = head.to_vec();
+    bytes.extend_from_slice(&meta);
+    bytes.extend_from_slice(b"abc");
+    bytes.resize(header().frame_bytes(), 0);
+    assert_eq!(Header::decode(SegmentId(5), 7, &bytes), Ok(header()));
+    assert!(Header::decode(SegmentId(6), 7, &bytes).is_err(), "another segment");
+    assert!(Header::decode(SegmentId(5), 8, &bytes).is_err(), "another generation");
+    for bit in 0..(64 + 25) * 8 {
+        let mut b = bytes.clone();
+        b[bit / 8] ^= 1 << (bit % 8);
+        assert!(Header::decode(SegmentId(5), 7, &b).is_err(), "bit {bit}");
+    }
+    for n in 0..bytes.len() - 64 {
+        assert!(Header::decode(SegmentId(5), 7, &bytes[..n]).is_err() || n >= 92, "cut {n}");
+    }
+}
+
+/// The golden bytes of docs/FORMAT.md: if this fails, the format changed and needs a new version.
+#[test]
+fn golden_header_bytes() {
+    let head = header().encode(SegmentId(5), &[9u8; 25]);
+    let hex: String = head.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(&hex[..8], "464c7231");
+    assert_eq!(&hex[16..], concat!(
+        "080706050403020107000000e11000006300000000000000",
+        "08011900030000004ca9a6d200100000ffffffffffffffff0000000000000000"
+    ));
+    let s = SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3 }.encode();
+    assert_eq!(&s[..24], b"FORELOGS\x01\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
+}
+
+#[test]
+fn segment_headers_are_checked() {
+    let h = SegmentHeader { id: SegmentId(3), generation: 9, size: 1 << 20, log: 1 << 100 };
+    let v = h.encode();
+    assert_eq!(SegmentHeader::decode(&v), Ok(h));
+    for bit in 0..v.len() * 8 {
+        let mut b = v.clone();
+        b[bit / 8] ^= 1 << (bit % 8);
+        assert!(SegmentHeader::decode(&b).is_err());
+    }
+}
+
+#[test]
+fn checkpoints_are_checked_whole() {
+    let c = Checkpoint { log: 5, lsn: 9, backing: "/b".into(), ..Default::default() };
+    let v = checkpoint::encode(&c).expect("encodes");
+    assert_eq!(checkpoint::decode(&v), Ok(c));
+    for n in 0..v.len() {
+        assert!(checkpoint::decode(&v[..n]).is_err());
+        let mut b = v.clone();
+        b[n] ^= 0x40;
+        assert!(checkpoint::decode(&b).is_err(), "byte {n}");
+    }
+    let mut newer = v;
+    newer[8] = 2;
+    let e = checkpoint::decode(&newer).expect_err("newer");
+    assert!(e.to_string().contains("newer"));
+}

@@ -1,0 +1,87 @@
+//! The names of one directory that are known here.
+
+use crate::types::{InodeId, Lsn, Name, Pos};
+use std::collections::BTreeMap;
+
+/// One name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What programs find under it; `None`: nothing, whatever the backing still holds.
+    pub target: Option<InodeId>,
+    /// What the backing holds under it, as far as we know.
+    pub was: Option<InodeId>,
+    /// Last change that the backing does not have; `NONE` when it agrees.
+    pub lsn: Lsn,
+    /// The record of the last change, for its successors to depend on.
+    pub pos: Pos,
+}
+
+/// The known names of a directory.
+#[derive(Clone, Debug, Default)]
+pub struct Dir {
+    pub entries: BTreeMap<Name, Entry>,
+    /// Every name is in `entries`: the backing need not be asked.
+    pub complete: bool,
+    /// Raised whenever a name changes or is dropped, so that a lookup in the backing that was under
+    /// way meanwhile is not believed.
+    pub version: u64,
+    /// Entries whose `lsn` is set.
+    pub dirty: usize,
+}
+
+impl Dir {
+    /// Sets what programs find under `name` by the record at `pos`.
+    pub fn set(&mut self, name: &Name, target: Option<InodeId>, pos: Pos) {
+        self.version += 1;
+        let was = self.entries.get(name).and_then(|e| e.was);
+        let old = self.entries.insert(name.clone(), Entry { target, was, lsn: pos.lsn, pos });
+        if old.is_none_or(|e| e.lsn == Lsn::NONE) {
+            self.dirty += 1;
+        }
+    }
+
+    /// The backing was found to hold `ino` under `name`; says nothing if the name is known already.
+    pub fn found(&mut self, name: &Name, ino: InodeId) {
+        self.entries.entry(name.clone()).or_insert(Entry {
+            target: Some(ino),
+            was: Some(ino),
+            lsn: Lsn::NONE,
+            pos: Pos::default(),
+        });
+    }
+
+    /// The backing now holds `holds` under `name`, which agrees with all changes up to `as_of`.
+    pub fn stored(&mut self, name: &Name, as_of: Lsn, holds: Option<InodeId>) {
+        self.version += 1;
+        let Some(e) = self.entries.get_mut(name) else { return };
+        e.was = holds;
+        if e.lsn != Lsn::NONE && e.lsn <= as_of {
+            e.lsn = Lsn::NONE;
+            self.dirty -= 1;
+            if e.target.is_none() {
+                self.entries.remove(name);
+            }
+        }
+    }
+
+    /// Drops a clean name from memory.
+    pub fn forget(&mut self, name: &Name) {
+        if !self.complete && self.entries.get(name).is_some_and(|e| e.lsn == Lsn::NONE) {
+            self.entries.remove(name);
+            self.version += 1;
+        }
+    }
+
+    /// The latest unstored records of all names, one a segment: what emptiness depends on.
+    pub fn positions(&self) -> Vec<Pos> {
+        let mut out: Vec<Pos> = Vec::new();
+        for e in self.entries.values().filter(|e| e.lsn != Lsn::NONE) {
+            match out.iter_mut().find(|p| p.segment == e.pos.segment) {
+                Some(p) if p.lsn < e.pos.lsn => *p = e.pos,
+                Some(_) => {}
+                None => out.push(e.pos),
+            }
+        }
+        out
+    }
+}

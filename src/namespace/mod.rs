@@ -1,0 +1,9 @@
+//! F2: the inodes and names as programs see them: the backing's, changed by what the log holds.
+
+mod dir;
+mod node;
+pub mod places;
+
+pub use dir::{Dir, Entry};
+pub use node::Node;
+pub use places::{Place, Places};

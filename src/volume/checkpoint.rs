@@ -1,0 +1,214 @@
+//! The checkpoint: the volume's state at one LSN, durable before any segment it covers is recycled.
+
+use super::Volume;
+use super::error::{Error, Result};
+use super::table::{Cell, Inode};
+use crate::extents::{Extent, Source};
+use crate::format::checkpoint::{
+    self, Checkpoint, SavedEntry, SavedExtent, SavedInode, SavedPlace, SavedSegment, SavedSource,
+};
+use crate::namespace::{Place, Places};
+use crate::sys::disk::Disk;
+use crate::types::{InodeId, Lsn};
+use crate::wal::Retired;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Name of the checkpoint's file in the log directory.
+pub const FILE: &str = "checkpoint";
+const FILE_NEW: &str = "checkpoint.new";
+/// Numbers of inodes made here, kept for the next mount.
+pub const NUMBERS: &str = "numbers";
+
+/// Writes a file of the log whole or not at all.
+pub fn store_file(disk: &dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
+    match disk.remove(temporary) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let f = disk.create(temporary, 0)?;
+    f.write_all_at(&[bytes], 0)?;
+    f.sync_data()?;
+    disk.rename(temporary, name)?;
+    disk.sync_dir()
+}
+
+/// Reads a whole file of the log; `None` if it is not there.
+pub fn load_file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let f = match disk.open(name) {
+        Ok(f) => f,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let len = f.len()?;
+    if len > checkpoint::BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is too large")));
+    }
+    let mut v = vec![0; len as usize];
+    f.read_exact_at(&mut v, 0)?;
+    Ok(Some(v))
+}
+
+impl Volume {
+    /// Takes a checkpoint and recycles the segments that nothing needs any more. Returns how many.
+    pub fn checkpoint(&self) -> Result<usize> {
+        let (mut image, upto) = {
+            let _gate = self.gate.write();
+            let upto = self.wal.marks.appended();
+            (self.image(upto), upto)
+        };
+        // What the image holds must not outlive what it depends on: all of it durable first.
+        self.sync_log()?;
+        image.next_generation = self.wal.pool.next_generation();
+        image.segments = self
+            .wal
+            .durable_positions()
+            .into_iter()
+            .map(|(id, generation, durable)| SavedSegment { id: id.0, generation, durable })
+            .collect();
+        let bytes = checkpoint::encode(&image).map_err(|e| Error::Log(io::Error::other(e)))?;
+        store_file(&*self.disk, FILE, FILE_NEW, &bytes).map_err(Error::Log)?;
+        self.checkpointed.store(upto.0, Ordering::Release);
+        let n = self.wal.retire(Retired::by_checkpoint(upto));
+        if n > 0 {
+            self.space_freed();
+        }
+        Ok(n)
+    }
+
+    /// Position of the last durable checkpoint.
+    pub fn checkpointed(&self) -> Lsn {
+        Lsn(self.checkpointed.load(Ordering::Acquire))
+    }
+
+    /// The state, with the gate held for writing: nothing changes meanwhile.
+    fn image(&self, upto: Lsn) -> Checkpoint {
+        let places = self.places.read();
+        let cells = self.table.all();
+        let by_id: HashMap<InodeId, &Arc<Cell>> = cells.iter().map(|c| (c.id, c)).collect();
+        let mut keep: HashSet<InodeId> = HashSet::new();
+        for c in &cells {
+            let i = c.read();
+            if needed(&i) {
+                let ups: Vec<InodeId> = i.node.parents.iter().map(|k| k.parent).collect();
+                drop(i);
+                keep_with_ancestors(c.id, &ups, &places, &by_id, &mut keep);
+            }
+        }
+        let mut inodes = Vec::with_capacity(keep.len());
+        for c in &cells {
+            let tracked = keep.contains(&c.id);
+            c.tracked.store(tracked, Ordering::Release);
+            if tracked {
+                inodes.push(save(&c.read(), &places, upto));
+            }
+        }
+        Checkpoint {
+            log: self.log_id,
+            backing: self.backing.describe(),
+            lsn: upto.0,
+            next_ino: self.next_ino.load(Ordering::Relaxed),
+            next_generation: 0,
+            boot: self.boot.clone(),
+            segments: Vec::new(),
+            inodes,
+        }
+    }
+
+    /// Keeps the numbers of inodes made here, so that they are the same after a clean remount.
+    pub fn save_numbers(&self) -> Result<()> {
+        let mut bytes = Vec::new();
+        for (id, ino) in self.places.read().numbers() {
+            bytes.extend_from_slice(&id.0.to_le_bytes());
+            bytes.extend_from_slice(&ino.0.to_le_bytes());
+        }
+        let sum = crate::format::checksum::crc(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        store_file(&*self.disk, NUMBERS, "numbers.new", &bytes).map_err(Error::Log)
+    }
+}
+
+/// An inode that the backing alone does not tell.
+fn needed(i: &Inode) -> bool {
+    let n = &i.node;
+    (!n.is_dead() || n.undrained_dead_dir())
+        && (n.is_dirty() || !i.map.is_empty() || n.intent.is_some())
+}
+
+fn keep_with_ancestors(
+    id: InodeId,
+    ups: &[InodeId],
+    places: &Places,
+    cells: &HashMap<InodeId, &Arc<Cell>>,
+    keep: &mut HashSet<InodeId>,
+) {
+    if !keep.insert(id) {
+        return;
+    }
+    let mut next: Vec<InodeId> = ups.to_vec();
+    next.extend(places.get(id).map(|p| p.at.parent));
+    while let Some(up) = next.pop() {
+        let Some(c) = cells.get(&up) else { continue };
+        if keep.insert(up) {
+            next.extend(c.read().node.parents.iter().map(|k| k.parent));
+            next.extend(places.get(up).map(|p| p.at.parent));
+        }
+    }
+}
+
+fn save_place(p: &Place) -> SavedPlace {
+    SavedPlace { id: p.id.0, parent: p.at.parent.0, name: p.at.name.to_vec() }
+}
+
+fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
+    let n = &i.node;
+    let entries = n.dir.iter().flat_map(|d| d.entries.iter());
+    SavedInode {
+        ino: n.id.0,
+        attr: n.attr,
+        target: n.target.as_deref().unwrap_or_default().to_vec(),
+        xattrs: (n.xattrs_lsn != Lsn::NONE || !places.holds(n.id))
+            .then(|| n.xattrs.clone())
+            .flatten()
+            .map(|x| x.into_iter().map(|(k, v)| (k.to_vec(), v)).collect()),
+        meta_lsn: n.meta_lsn.0,
+        data_lsn: n.data_lsn.0,
+        xattrs_lsn: n.xattrs_lsn.0,
+        // Old by now: what a checkpoint holds counts as whole.
+        rewriting: 0,
+        dirty_since_ns: n.dirty_since_ns,
+        base_end: n.base_end,
+        cuts: n.cuts.iter().map(|c| (c.0.0, c.1)).collect(),
+        place: places.get(n.id).map(save_place),
+        intent: n.intent.as_ref().map(save_place),
+        complete: !places.holds(n.id),
+        entries: entries
+            .filter(|(_, e)| {
+                e.lsn != Lsn::NONE
+                    && (e.target.is_some() || e.was.is_some() || e.lsn > upto)
+            })
+            .map(|(name, e)| SavedEntry {
+                name: name.to_vec(),
+                target: e.target.map(|t| t.0),
+                was: e.was.map(|t| t.0),
+                lsn: e.lsn.0,
+            })
+            .collect(),
+        parents: n.parents.iter().map(|k| (k.parent.0, k.name.to_vec())).collect(),
+        extents: i.map.iter().map(|(start, e)| save_extent(start, e)).collect(),
+    }
+}
+
+fn save_extent(start: u64, e: &Extent) -> SavedExtent {
+    let source = match e.source {
+        Source::Log { segment, record, data } => {
+            SavedSource::Log { segment: segment.0, record, data }
+        }
+        Source::Zero => SavedSource::Zero,
+        Source::Damaged => SavedSource::Damaged,
+    };
+    SavedExtent { start, len: e.len, lsn: e.lsn.0, source }
+}

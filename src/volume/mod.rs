@@ -1,0 +1,110 @@
+//! F3: the volume: log + namespace + extents kept in step over a backing.
+//!
+//! A change is: resolve (may ask the backing) -> gate -> lock the inodes in id order -> check -> append
+//! (may fail, nothing has changed yet) -> apply (cannot fail; recovery calls the same one). The
+//! inode locks span append and apply, so for each inode apply order is LSN order.
+//!
+//! Lock order: commit gate, inode locks by id, then leaves (places, queue, client slot, segment).
+
+mod apply;
+mod checkpoint;
+mod commit;
+mod dirty;
+mod error;
+mod load;
+mod read;
+mod recover;
+mod stored;
+mod sync;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::without_suid;
+pub use commit::{Change, Data};
+pub use dirty::DirtyQueue;
+pub use error::{Error, Result};
+pub use load::valid_name;
+pub use recover::{Opened, Report};
+pub use stored::{Snapshot, SnapshotPiece};
+pub use table::{Cell, Inode, Locked};
+
+use crate::backing::Backing;
+use crate::namespace::Places;
+use crate::sys::clock::Clock;
+use crate::sys::disk::Disk;
+use crate::types::InodeId;
+use crate::wal::{ClientSlot, Wal};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use table::Table;
+
+/// First number of inodes made here; the backing's own lie below.
+const FIRST_INO: u64 = 1 << 62;
+
+/// A mounted volume.
+pub struct Volume {
+    pub wal: Arc<Wal>,
+    pub backing: Arc<dyn Backing>,
+    pub clock: Arc<dyn Clock>,
+    disk: Arc<dyn Disk>,
+    table: Table,
+    pub places: RwLock<Places>,
+    /// Held for writing while the writeback moves something in the backing, for reading while a
+    /// path there is taken and used.
+    pub tree: RwLock<()>,
+    /// Held for reading by every commit, for writing by the checkpoint's snapshot.
+    gate: RwLock<()>,
+    pub dirty: DirtyQueue,
+    next_ino: AtomicU64,
+    recovering: AtomicBool,
+    log_id: u128,
+    boot: String,
+    /// The gateway's own client.
+    pub system: Arc<ClientSlot>,
+    /// Content bytes in the log that the backing does not have.
+    pub dirty_bytes: AtomicI64,
+    pub absorbed_bytes: AtomicU64,
+    pub stored_bytes: AtomicU64,
+    /// Rung when segments were recycled.
+    space: (Mutex<u64>, Condvar),
+    /// Everything up to here is in the last durable checkpoint.
+    checkpointed: AtomicU64,
+}
+
+impl Volume {
+    /// The inode of this number, if it is in memory.
+    pub fn cell(&self, id: InodeId) -> Option<Arc<Cell>> {
+        self.table.get(id)
+    }
+    /// Inodes in memory.
+    pub fn inodes(&self) -> usize {
+        self.table.len()
+    }
+    /// A number for a new inode.
+    pub fn new_ino(&self) -> InodeId {
+        InodeId(self.next_ino.fetch_add(1, Ordering::Relaxed))
+    }
+    /// Content bytes that the backing does not have.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Waits until segments were recycled or the time is up. Returns true if some were.
+    pub fn wait_for_space(&self, at_most: std::time::Duration) -> bool {
+        let (m, c) = &self.space;
+        let mut g = m.lock();
+        let before = *g;
+        c.wait_for(&mut g, at_most);
+        *g != before
+    }
+
+    /// Segments came back: wakes those who wait for space.
+    pub fn space_freed(&self) {
+        let (m, c) = &self.space;
+        *m.lock() += 1;
+        c.notify_all();
+    }
+}

@@ -1,0 +1,508 @@
+//! Opening a log: checkpoint, scan, verify, apply through the same code as live writes, go on.
+//! Nothing is changed before a new checkpoint is durable, so that recovery may be killed at any time.
+
+use super::apply::{At, Content};
+use super::checkpoint::{FILE, NUMBERS, load_file};
+use super::table::{Cell, Table};
+use super::{DirtyQueue, FIRST_INO, Volume};
+use crate::backing::{Backing, BackingPath};
+use crate::extents::{Extent, Source};
+use crate::format::checkpoint::{self, Checkpoint, SavedInode, SavedSource};
+use crate::format::mutation::{EntryKey, Mutation};
+use crate::namespace::{Entry, Node, Place, Places};
+use crate::sys::clock::Clock;
+use crate::sys::disk::Disk;
+use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
+use crate::wal::pool::parse_file_name;
+use crate::wal::scan::{Damage, Found, Scan, scan};
+use crate::wal::{ClientSlot, PoolLimits, Wal};
+use parking_lot::RwLock;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+/// What recovery found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The log was empty.
+    pub fresh: bool,
+    /// Records applied.
+    pub replayed: u64,
+    /// Records left out since something they depend on was lost with the power.
+    pub dropped: u64,
+    pub damage: Vec<Damage>,
+    pub torn_bytes: u64,
+}
+
+/// An opened volume.
+pub struct Opened {
+    pub volume: Arc<Volume>,
+    pub report: Report,
+}
+
+/// One record, ready to be applied.
+pub(super) struct Replayable {
+    pub segment: SegmentId,
+    pub found: Found,
+    pub mutation: Mutation,
+    pub durable: bool,
+}
+
+/// All that a log directory holds, read and verified. Used by recovery, `fsck` and `dump`.
+pub struct LogImage {
+    pub checkpoint: Option<Checkpoint>,
+    pub scans: Vec<(SegmentId, u64, Arc<dyn crate::sys::disk::DiskFile>, Scan)>,
+    pub damage: Vec<Damage>,
+}
+
+/// Reads a log without changing it. Errors: one line for people.
+pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
+    let checkpoint = match load_file(disk, FILE).map_err(|e| format!("reading {FILE} failed: {e}"))? {
+        None => None,
+        Some(b) => Some(checkpoint::decode(&b).map_err(|e| format!("{FILE}: {e}"))?),
+    };
+    let known: HashMap<u32, (u32, u32)> = checkpoint
+        .iter()
+        .flat_map(|c| c.segments.iter().map(|s| (s.id, (s.generation, s.durable))))
+        .collect();
+    let files = disk.list().map_err(|e| format!("listing the log failed: {e}"))?;
+    let ids: Vec<(SegmentId, String, u64)> = files
+        .into_iter()
+        .filter_map(|(name, size)| parse_file_name(&name).map(|id| (id, name, size)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<_>, String> {
+        let mut out = Vec::new();
+        while let Some((id, name, size)) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let file = disk.open(name).map_err(|e| format!("opening {name} failed: {e}"))?;
+            let s = scan(&*file, *id, known.get(&id.0).copied(), &|k| k != 8)
+                .map_err(|e| format!("reading {name} failed: {e}"))?;
+            out.push((*id, *size, file, s));
+        }
+        Ok(out)
+    };
+    let mut scans = std::thread::scope(|s| {
+        let other = s.spawn(&work);
+        let mut mine = work()?;
+        mine.extend(other.join().map_err(|_| "a scan thread panicked".to_owned())??);
+        Ok::<_, String>(mine)
+    })?;
+    scans.sort_by_key(|s| s.0);
+    let damage = scans.iter().flat_map(|s| s.3.damage.clone()).collect();
+    Ok(LogImage { checkpoint, scans, damage })
+}
+
+impl Volume {
+    /// Opens the log in `disk` before `backing`. Errors: one line for people.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        backing: Arc<dyn Backing>,
+        clock: Arc<dyn Clock>,
+        limits: PoolLimits,
+        boot: &str,
+        new_log_id: u128,
+    ) -> Result<Opened, String> {
+        let mut image = read_log(&*disk)?;
+        let fresh = image.checkpoint.is_none();
+        if fresh && !image.scans.is_empty() {
+            return Err(format!(
+                "the log has segments but no {FILE}: it is not whole; look with `forelog fsck`"
+            ));
+        }
+        let ckpt = image.checkpoint.take().unwrap_or_else(|| Checkpoint {
+            log: new_log_id,
+            backing: backing.describe(),
+            next_ino: FIRST_INO,
+            next_generation: 1,
+            ..Checkpoint::default()
+        });
+        if ckpt.backing != backing.describe() {
+            return Err(format!(
+                "this log belongs to the backing {}; mount that, or name another --log-dir",
+                ckpt.backing
+            ));
+        }
+        let root = backing
+            .stat(&BackingPath::root())
+            .map_err(|e| format!("backing {}: {e}", backing.describe()))?;
+        let mut report = Report { fresh, damage: image.damage.clone(), ..Report::default() };
+        let volume = Arc::new(assemble(disk, backing, clock, limits, boot, &ckpt, root, &image));
+        volume.load_checkpoint(&ckpt);
+        let records = collect(image, &ckpt, &mut report)?;
+        volume.replay_all(records, &ckpt, ckpt.boot == boot, &mut report);
+        volume.finish_recovery();
+        volume.checkpoint().map_err(|e| format!("writing the log failed: {e:?}"))?;
+        Ok(Opened { volume, report })
+    }
+
+    fn load_checkpoint(&self, c: &Checkpoint) {
+        for s in &c.inodes {
+            let cell = if s.ino == InodeId::ROOT.0 {
+                self.table.get(InodeId::ROOT).unwrap_or_else(|| Cell::new(load_node(s)))
+            } else {
+                Cell::new(load_node(s))
+            };
+            if s.ino == InodeId::ROOT.0 {
+                cell.write().node = load_node(s);
+            }
+            {
+                let mut i = cell.write();
+                for e in &s.extents {
+                    self.load_extent(&mut i.map, e);
+                }
+            }
+            cell.tracked.store(true, Ordering::Release);
+            self.table.insert(cell);
+            if let Some(p) = &s.place {
+                self.places.write().set(InodeId(s.ino), load_place(p));
+            }
+        }
+        self.places.write().recount();
+        let mut dirty: Vec<(i64, InodeId)> = Vec::new();
+        for c in self.table.all() {
+            let mut i = c.write();
+            if i.node.is_dirty() || !i.map.is_empty() {
+                i.node.queued = true;
+                dirty.push((i.node.dirty_since_ns, c.id));
+            }
+        }
+        dirty.sort();
+        dirty.into_iter().for_each(|(t, id)| self.dirty.push(t, id));
+    }
+
+    fn load_extent(&self, map: &mut crate::extents::Map, e: &checkpoint::SavedExtent) {
+        let source = match e.source {
+            SavedSource::Zero => Source::Zero,
+            SavedSource::Damaged => Source::Damaged,
+            SavedSource::Log { segment, record, data } => {
+                let segment = SegmentId(segment);
+                match self.wal.pool.get(segment) {
+                    Some(s) if self.wal.read_verified(&s, record).is_ok() => {
+                        s.add_live(e.len as i64);
+                        Source::Log { segment, record, data }
+                    }
+                    _ => Source::Damaged,
+                }
+            }
+        };
+        if source != Source::Zero {
+            self.dirty_bytes.fetch_add(e.len as i64, Ordering::Relaxed);
+        }
+        let extent = Extent { len: e.len, lsn: Lsn(e.lsn), source };
+        map.insert(e.start, extent, &mut |_| {});
+    }
+
+    fn replay_all(
+        &self,
+        records: Vec<Replayable>,
+        ckpt: &Checkpoint,
+        same_boot: bool,
+        report: &mut Report,
+    ) {
+        let half_written = if same_boot { HashMap::new() } else { unsettled(&records) };
+        let lost = lost_ranges(&records, report);
+        let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
+        for r in records {
+            let lsn = r.found.header.lsn;
+            let there = |p: &Lsn| {
+                p.0 <= ckpt.lsn || applied.contains(p) || lost.iter().any(|g| g.0 < *p && *p < g.1)
+            };
+            if !r.found.predecessors.iter().all(there) || !r.usable() || !self.check(&r.mutation) {
+                log::warn!("record {lsn} is left out: what it depends on was lost");
+                report.dropped += 1;
+                continue;
+            }
+            applied.insert(lsn);
+            if super::apply::touched(&r.mutation)
+                .first()
+                .is_some_and(|i| half_written.get(i).is_some_and(|&from| lsn >= from))
+                && rewrites(&r.mutation)
+            {
+                report.dropped += 1;
+                continue;
+            }
+            let content = matches!(r.mutation, Mutation::Write { .. })
+                .then(|| self.wal.pool.get(r.segment))
+                .flatten()
+                .map(|segment| Content {
+                    segment,
+                    record_at: r.found.record_at,
+                    data_at: r.found.record_at + r.found.header.data_at() as u32,
+                    len: r.found.header.data_bytes as u64,
+                    sound: r.found.data_sound,
+                });
+            let h = &r.found.header;
+            let end = r.found.record_at + h.frame_bytes() as u32;
+            let pos = Pos { segment: r.segment, generation: h.generation, end, lsn };
+            self.replay(&r.mutation, &At { pos, wall_ns: h.wall_ns, content }, &r.found.data);
+            report.replayed += 1;
+        }
+    }
+
+    /// Whether a record that survived still makes sense: what versions of entries cannot say.
+    fn check(&self, m: &Mutation) -> bool {
+        let target = |k: &EntryKey| {
+            self.table.get(k.parent).map(|c| {
+                let i = c.read();
+                i.node.dir.as_ref().and_then(|d| d.entries.get(&k.name)).and_then(|e| e.target)
+            })
+        };
+        let empty = |ino: InodeId| {
+            self.table.get(ino).is_none_or(|c| {
+                let i = c.read();
+                i.node.dir.as_ref().is_none_or(|d| d.entries.values().all(|e| e.target.is_none()))
+            })
+        };
+        match m {
+            Mutation::Create { at, .. } | Mutation::Link { at, .. } => target(at) == Some(None),
+            Mutation::Unlink { at, ino } => target(at) == Some(Some(*ino)),
+            Mutation::Rmdir { at, ino } => target(at) == Some(Some(*ino)) && empty(*ino),
+            Mutation::Rename { from, to, ino, replaced } => {
+                target(from) == Some(Some(*ino))
+                    && target(to) == Some(*replaced)
+                    && replaced.is_none_or(empty)
+            }
+            Mutation::Exchange { a, b, ino_a, ino_b } => {
+                target(a) == Some(Some(*ino_a)) && target(b) == Some(Some(*ino_b))
+            }
+            _ => true,
+        }
+    }
+
+    /// After the last record: drops what no name leads to, settles where moved things are.
+    fn finish_recovery(&self) {
+        self.recovering.store(false, Ordering::Release);
+        for c in self.table.all() {
+            let intent = {
+                let mut i = c.write();
+                if i.node.is_dead() && c.id != InodeId::ROOT {
+                    self.drop_content(&mut i);
+                    if !i.node.undrained_dead_dir() {
+                        drop(i);
+                        self.table.remove(c.id);
+                        continue;
+                    }
+                }
+                i.node.intent.take()
+            };
+            if let Some(place) = intent {
+                self.settle_intent(&c, place);
+            }
+        }
+    }
+
+    /// The writeback was about to put an inode somewhere when the gateway died: did it?
+    fn settle_intent(&self, cell: &Arc<Cell>, place: Place) {
+        let path = self.places.read().path(place.at.parent).map(|d| BackingPath(d).join(&place.at.name));
+        let Some(path) = path else { return };
+        if self.backing.stat(&path).is_ok_and(|s| s.id == place.id) {
+            if let Some(p) = self.table.get(place.at.parent)
+                && let Some(d) = &mut p.write().node.dir
+                && let Some(e) = d.entries.get_mut(&place.at.name)
+            {
+                e.was = Some(cell.id);
+            }
+            // Its content there is as of the intent; what the log holds of it will be stored anew.
+            self.places.write().set(cell.id, place);
+        }
+    }
+}
+
+impl Replayable {
+    /// Its data part is whole, or the loss of it can be told to readers.
+    fn usable(&self) -> bool {
+        self.found.data_sound
+            || (self.durable && matches!(self.mutation, Mutation::Write { .. }))
+    }
+}
+
+fn rewrites(m: &Mutation) -> bool {
+    matches!(m, Mutation::SetAttr { .. } | Mutation::Write { .. } | Mutation::Zero { .. })
+}
+
+/// Files that were truncated and whose new content was not whole yet: from which record on.
+fn unsettled(records: &[Replayable]) -> HashMap<InodeId, Lsn> {
+    let mut open = HashMap::new();
+    for r in records {
+        match &r.mutation {
+            Mutation::SetAttr { ino, set } if set.size == Some(0) => {
+                open.entry(*ino).or_insert(r.found.header.lsn);
+            }
+            Mutation::Settled { ino } => {
+                open.remove(ino);
+            }
+            Mutation::Create { ino, .. } => {
+                open.remove(ino);
+            }
+            _ => {}
+        }
+    }
+    open
+}
+
+/// LSN ranges that damage took out of the middle of a segment: their successors are sound.
+fn lost_ranges(records: &[Replayable], report: &Report) -> Vec<(Lsn, Lsn)> {
+    let mut out = Vec::new();
+    for d in report.damage.iter().filter(|d| d.what == "record header") {
+        let here = records.iter().filter(|r| r.segment == d.segment);
+        let (mut before, mut after) = (Lsn::NONE, Lsn(u64::MAX));
+        for r in here {
+            if r.found.record_at < d.start {
+                before = before.max(r.found.header.lsn);
+            } else {
+                after = after.min(r.found.header.lsn);
+            }
+        }
+        out.push((before, after));
+    }
+    out
+}
+
+#[allow(clippy::too_many_arguments)]
+fn assemble(
+    disk: Arc<dyn Disk>,
+    backing: Arc<dyn Backing>,
+    clock: Arc<dyn Clock>,
+    limits: PoolLimits,
+    boot: &str,
+    ckpt: &Checkpoint,
+    root: crate::backing::BackingStat,
+    image: &LogImage,
+) -> Volume {
+    let last = image
+        .scans
+        .iter()
+        .flat_map(|s| s.3.records.iter().map(|r| r.header.lsn))
+        .max()
+        .unwrap_or_default()
+        .max(Lsn(ckpt.lsn));
+    let wal = Wal::new(disk.clone(), clock.clone(), ckpt.log, limits, last, ckpt.next_generation);
+    let used: HashSet<u32> = ckpt
+        .inodes
+        .iter()
+        .flat_map(|i| i.extents.iter())
+        .filter_map(|e| match e.source {
+            SavedSource::Log { segment, .. } => Some(segment),
+            _ => None,
+        })
+        .collect();
+    for (id, size, file, s) in &image.scans {
+        let max = s.records.iter().map(|r| r.header.lsn).max().unwrap_or_default();
+        let generation = s
+            .header
+            .map(|h| h.generation)
+            .or(s.records.first().map(|r| r.header.generation))
+            .unwrap_or(0);
+        // The file of another log, or one that nothing needs, is free to be used anew.
+        let ours = s.header.is_none_or(|h| h.log == ckpt.log);
+        let needed = ours && (max.0 > ckpt.lsn || used.contains(&id.0));
+        wal.adopt(*id, *size as u32, file.clone(), generation, needed.then_some((s.end, max)));
+    }
+    let mut places = Places::new(root.id);
+    places.load_numbers(load_numbers(&*disk));
+    let table = Table::default();
+    table.insert(Cell::new(Node::new(InodeId::ROOT, root.attr)));
+    let next_ino = places.numbers().map(|n| n.1.0 + 1).max().unwrap_or(0).max(ckpt.next_ino);
+    Volume {
+        wal: Arc::new(wal),
+        backing,
+        clock,
+        disk,
+        table,
+        places: RwLock::new(places),
+        tree: RwLock::new(()),
+        gate: RwLock::new(()),
+        dirty: DirtyQueue::default(),
+        next_ino: AtomicU64::new(next_ino.max(FIRST_INO)),
+        recovering: AtomicBool::new(true),
+        log_id: ckpt.log,
+        boot: boot.to_owned(),
+        system: Arc::new(ClientSlot::new(ClientId(0), 0, 0)),
+        dirty_bytes: AtomicI64::new(0),
+        absorbed_bytes: AtomicU64::new(0),
+        stored_bytes: AtomicU64::new(0),
+        space: Default::default(),
+        checkpointed: AtomicU64::new(ckpt.lsn),
+    }
+}
+
+fn load_numbers(disk: &dyn Disk) -> Vec<(BackingId, InodeId)> {
+    let bytes = match load_file(disk, NUMBERS) {
+        Ok(Some(b)) if b.len() >= 4 => b,
+        Ok(_) => return Vec::new(),
+        Err(e) => {
+            log::warn!("the file of inode numbers cannot be read ({e}); some will change");
+            return Vec::new();
+        }
+    };
+    let (body, sum) = bytes.split_at(bytes.len() - 4);
+    if crate::format::checksum::crc(body).to_le_bytes() != *sum {
+        log::warn!("the file of inode numbers is damaged; some will change");
+        return Vec::new();
+    }
+    let word = |c: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| c[i]));
+    body.chunks_exact(16).map(|c| (BackingId(word(c)), InodeId(word(&c[8..])))).collect()
+}
+
+fn collect(image: LogImage, ckpt: &Checkpoint, report: &mut Report) -> Result<Vec<Replayable>, String> {
+    let mut out = Vec::new();
+    for (id, _, _, s) in image.scans {
+        if s.header.is_some_and(|h| h.log != ckpt.log) {
+            continue;
+        }
+        report.torn_bytes += s.torn as u64;
+        let known = ckpt.segments.iter().find(|k| k.id == id.0).map_or(0, |k| k.durable);
+        let durable = s.records.iter().map(|r| r.header.durable).max().unwrap_or(0).max(known);
+        for found in s.records {
+            if found.header.lsn.0 <= ckpt.lsn {
+                continue;
+            }
+            let mutation = Mutation::decode(found.header.kind, &found.body)
+                .map_err(|e| format!("record {}: {e}; was it written by a newer forelog?", found.header.lsn))?;
+            let end = found.record_at + found.header.frame_bytes() as u32;
+            out.push(Replayable { segment: id, found, mutation, durable: end <= durable });
+        }
+    }
+    out.sort_by_key(|r| r.found.header.lsn);
+    Ok(out)
+}
+
+fn load_place(p: &checkpoint::SavedPlace) -> Place {
+    let at = EntryKey { parent: InodeId(p.parent), name: p.name.as_slice().into() };
+    Place { id: BackingId(p.id), at }
+}
+
+fn load_node(s: &SavedInode) -> Node {
+    let mut n = Node::new(InodeId(s.ino), s.attr);
+    n.target = (!s.target.is_empty()).then(|| s.target.clone().into());
+    n.xattrs = s
+        .xattrs
+        .as_ref()
+        .map(|x| x.iter().map(|(k, v)| (k.as_slice().into(), v.clone())).collect());
+    (n.meta_lsn, n.data_lsn, n.xattrs_lsn) = (Lsn(s.meta_lsn), Lsn(s.data_lsn), Lsn(s.xattrs_lsn));
+    n.dirty_since_ns = s.dirty_since_ns;
+    n.base_end = s.base_end;
+    n.cuts = s.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect();
+    n.intent = s.intent.as_ref().map(load_place);
+    n.parents = s
+        .parents
+        .iter()
+        .map(|(p, name)| EntryKey { parent: InodeId(*p), name: name.as_slice().into() })
+        .collect();
+    if let Some(d) = &mut n.dir {
+        d.complete = s.complete && s.ino != InodeId::ROOT.0;
+        for e in &s.entries {
+            d.dirty += 1;
+            d.entries.insert(
+                e.name.as_slice().into(),
+                Entry {
+                    target: e.target.map(InodeId),
+                    was: e.was.map(InodeId),
+                    lsn: Lsn(e.lsn),
+                    pos: Pos { lsn: Lsn(e.lsn), ..Pos::default() },
+                },
+            );
+        }
+    }
+    n
+}

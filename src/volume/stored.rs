@@ -1,0 +1,204 @@
+//! What the writeback sees of an inode, and how it says what the backing has.
+
+use super::Volume;
+use super::apply::At;
+use super::commit::Data;
+use super::error::{Error, Result};
+use super::table::{Cell, Locked};
+use crate::extents::Source;
+use crate::format::mutation::{EntryKey, Mutation};
+use crate::namespace::Place;
+use crate::types::{Attr, ByteRange, InodeId, Lsn, Name, Pos};
+use crate::wal::Class;
+use std::sync::Arc;
+
+/// A piece of content to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotPiece {
+    pub range: ByteRange,
+    /// `None`: the backing has it already.
+    pub source: Option<Source>,
+}
+
+/// An inode at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub ino: InodeId,
+    pub attr: Attr,
+    pub target: Vec<u8>,
+    /// The whole set, if it must be set.
+    pub xattrs: Option<Vec<(Name, Vec<u8>)>>,
+    /// Content and attributes are as of these records; `NONE` where the backing agrees.
+    pub data: Lsn,
+    pub meta: Lsn,
+    pub base_end: u64,
+    pub pieces: Vec<SnapshotPiece>,
+    pub parents: Vec<EntryKey>,
+    pub dead: bool,
+}
+
+impl Volume {
+    /// An inode as it is now. `None`: it left memory, so it is clean or gone.
+    pub fn snapshot(&self, ino: InodeId) -> Option<Snapshot> {
+        let cell = self.table.get(ino)?;
+        let i = cell.read();
+        let n = &i.node;
+        let range = ByteRange { start: 0, end: n.attr.size };
+        let pieces = if n.data_lsn == Lsn::NONE {
+            Vec::new()
+        } else {
+            let plan = i.map.plan(range, n.base_end);
+            plan.iter().map(|p| SnapshotPiece { range: p.range, source: p.source }).collect()
+        };
+        Some(Snapshot {
+            ino,
+            attr: n.attr,
+            target: n.target.as_deref().unwrap_or_default().to_vec(),
+            xattrs: if n.xattrs_lsn != Lsn::NONE { n.xattrs.clone() } else { None },
+            data: n.data_lsn,
+            meta: n.meta_lsn.max(n.xattrs_lsn),
+            base_end: n.base_end,
+            pieces,
+            parents: n.parents.to_vec(),
+            dead: n.is_dead(),
+        })
+    }
+
+    /// Feeds the pieces that are not in the backing to `sink`, verified against their checksums.
+    pub fn pull(
+        &self,
+        snap: &Snapshot,
+        sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let _pinned = crossbeam_epoch::pin();
+        for p in &snap.pieces {
+            let (offset, len) = (p.range.start, p.range.len());
+            match p.source {
+                None => {}
+                Some(Source::Zero) => sink(crate::backing::Piece::Zero { offset, len })?,
+                Some(Source::Damaged) => {
+                    return Err(std::io::Error::new(
+                        std::io::ErrorKind::InvalidData,
+                        format!("inode {}: bytes at {offset} were lost to damage in the log", snap.ino),
+                    ));
+                }
+                Some(Source::Log { segment, record, data }) => {
+                    let seg = self.wal.pool.get(segment).ok_or(std::io::ErrorKind::NotFound)?;
+                    let (bytes, data_at) = self.wal.read_verified(&seg, record)?;
+                    let from = (data - data_at) as usize;
+                    let piece = bytes
+                        .get(from..from + len as usize)
+                        .ok_or(std::io::ErrorKind::InvalidData)?;
+                    sink(crate::backing::Piece::Data { offset, bytes: piece })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of a directory that the backing does not agree on, with what they lead to.
+    pub fn dirty_entries(&self, dir: InodeId) -> Vec<(Name, Option<InodeId>, Lsn)> {
+        let Some(cell) = self.table.get(dir) else { return Vec::new() };
+        let i = cell.read();
+        let Some(d) = &i.node.dir else { return Vec::new() };
+        d.entries
+            .iter()
+            .filter(|(_, e)| e.lsn != Lsn::NONE)
+            .map(|(n, e)| (n.clone(), e.target, e.lsn))
+            .collect()
+    }
+
+    /// A name's entry as it is now: target, what the backing held, last change.
+    pub fn entry(&self, key: &EntryKey) -> Option<(Option<InodeId>, Option<InodeId>, Lsn)> {
+        let cell = self.table.get(key.parent)?;
+        let i = cell.read();
+        let e = i.node.dir.as_ref()?.entries.get(&key.name)?;
+        Some((e.target, e.was, e.lsn))
+    }
+
+    /// Drops names that were made and removed here and never reached the backing.
+    pub fn sweep(&self, dir: InodeId) -> usize {
+        let Some(cell) = self.table.get(dir) else { return 0 };
+        let stable = self.wal.marks.stable();
+        let mut i = cell.write();
+        let Some(d) = &mut i.node.dir else { return 0 };
+        let before = d.entries.len();
+        d.entries.retain(|_, e| {
+            e.target.is_some() || e.was.is_some() || e.lsn == Lsn::NONE || e.lsn > stable
+        });
+        let gone = before - d.entries.len();
+        d.dirty -= gone;
+        d.version += (gone > 0) as u64;
+        gone
+    }
+
+    /// Logs what the writeback found or did. Errors: the log is full or failed.
+    pub fn record(&self, m: &Mutation) -> Result<()> {
+        let change = self.change(&self.system);
+        let ids = super::apply::touched(m);
+        let cells: Vec<Arc<Cell>> = ids.iter().filter_map(|&i| self.table.get(i)).collect();
+        let refs: Vec<&Arc<Cell>> = cells.iter().collect();
+        let mut locked = Locked::new(&refs);
+        change.commit(&mut locked, m, Data::NONE, Class::System).map(drop)
+    }
+
+    /// Ends an inode's stay in the queue: it comes back if it is still dirty. Returns whether it is.
+    pub fn unqueue(&self, ino: InodeId) -> bool {
+        let Some(cell) = self.table.get(ino) else { return false };
+        let still = {
+            let mut i = cell.write();
+            i.node.queued = false;
+            let still = i.node.is_dirty() && !i.node.is_dead();
+            if still {
+                let now = self.clock.wall_ns();
+                self.mark_dirty(&mut i.node, now);
+            }
+            still
+        };
+        if !still {
+            self.evict(&cell);
+        }
+        still
+    }
+
+    /// Position of the gateway's own last record.
+    pub fn system_last(&self) -> Pos {
+        self.system.last()
+    }
+
+    /// Sets a place without a record: used while the tree lock is held, the record follows.
+    pub fn set_place(&self, ino: InodeId, place: Place) {
+        let moved = {
+            let mut p = self.places.write();
+            let moved = p.get(ino).is_none_or(|old| old.id != place.id);
+            p.set(ino, place);
+            moved
+        };
+        if moved && let Some(c) = self.table.get(ino) {
+            *c.file.lock() = None;
+        }
+    }
+
+    /// True while a program may still reach an inode: by a name, a handle or a kernel reference.
+    pub fn is_alive(&self, ino: InodeId) -> bool {
+        self.table.get(ino).is_some_and(|c| {
+            c.opens.load(std::sync::atomic::Ordering::Acquire) > 0
+                || c.lookups.load(std::sync::atomic::Ordering::Acquire) > 0
+                || !c.read().node.is_dead()
+        })
+    }
+
+    /// Applies a mutation found at recovery.
+    pub(super) fn replay(&self, m: &Mutation, at: &At, data: &[u8]) {
+        let ids = super::apply::touched(m);
+        let cells: Vec<Arc<Cell>> = ids.iter().filter_map(|&i| self.table.get(i)).collect();
+        let refs: Vec<&Arc<Cell>> = cells.iter().collect();
+        let mut locked = Locked::new(&refs);
+        self.apply(&mut locked, m, at, data);
+    }
+
+    /// Waits until all that was appended so far is durable.
+    pub fn sync_log(&self) -> Result<()> {
+        self.wal.sync_all_wait().map_err(|e| Error::SyncFailed(e.0))
+    }
+}

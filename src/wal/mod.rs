@@ -1,0 +1,225 @@
+//! F2: the log. Payload-agnostic: it appends framed records to segments, makes them durable with all
+//! they depend on, reads them back, and recycles segments when told that all in them is stored.
+//!
+//! Invariants: order in a segment is LSN order; a position is called durable only when everything
+//! it depends on is durable too; a segment is recycled only with a `Retired` receipt in hand and
+//! only when no reader's epoch can still see it.
+
+mod append;
+mod marks;
+pub mod pool;
+pub mod scan;
+mod segment;
+pub mod sync;
+
+pub use append::{AppendError, Appended, ClientSlot, Record};
+pub use marks::Marks;
+pub use pool::{Class, PoolLimits};
+pub use segment::{Owner, Phase, Segment};
+pub use sync::SyncFailed;
+
+use crate::format::frame;
+use crate::sys::clock::Clock;
+use crate::sys::disk::Disk;
+use crate::types::{Lsn, Pos, SegmentId};
+use crossbeam_epoch as epoch;
+use parking_lot::Mutex;
+use pool::Pool;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// The write-ahead log.
+pub struct Wal {
+    pub pool: Arc<Pool>,
+    pub marks: Marks,
+    pub committer: sync::Committer,
+    clock: Arc<dyn Clock>,
+    /// The segment of those who write little.
+    shared: Mutex<Option<Arc<Segment>>>,
+    own_segments: AtomicUsize,
+    own_segments_max: usize,
+    static_bytes: AtomicU32,
+}
+
+/// Proof that a durable checkpoint covers all records up to here: what segments need to retire.
+#[must_use]
+pub struct Retired {
+    upto: Lsn,
+}
+
+impl Retired {
+    /// Call only once a checkpoint of everything up to `upto` is on stable storage.
+    pub fn by_checkpoint(upto: Lsn) -> Retired {
+        Retired { upto }
+    }
+}
+
+/// Counts of segments by phase.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SegmentCounts {
+    pub free: u64,
+    pub reserved: u64,
+    pub open: u64,
+    pub sealed: u64,
+    pub used_bytes: u64,
+}
+
+impl Wal {
+    /// A log over `disk` whose last record is `last`. Segments are given to it by `adopt`.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        log: u128,
+        limits: PoolLimits,
+        last: Lsn,
+        next_generation: u32,
+    ) -> Wal {
+        let share = limits.capacity / limits.segment_static.max(1) as u64 / 4;
+        Wal {
+            pool: Arc::new(Pool::new(disk, log, limits, next_generation)),
+            marks: Marks::after(last),
+            committer: sync::Committer::default(),
+            clock,
+            shared: Mutex::new(None),
+            own_segments: AtomicUsize::new(0),
+            own_segments_max: share.clamp(1, 64) as usize,
+            static_bytes: AtomicU32::new(limits.segment_static),
+        }
+    }
+
+    /// Takes in a segment file found at recovery. `sealed`: end and last LSN, if its records count.
+    pub fn adopt(
+        &self,
+        id: SegmentId,
+        size: u32,
+        file: Arc<dyn crate::sys::disk::DiskFile>,
+        generation: u32,
+        sealed: Option<(u32, Lsn)>,
+    ) -> Arc<Segment> {
+        self.pool.adopt(Segment::new(id, size, file), generation, sealed)
+    }
+
+    fn static_bytes(&self) -> u32 {
+        self.static_bytes.load(Ordering::Relaxed)
+    }
+    /// Sets the size of segments that no plan speaks of.
+    pub fn set_static_bytes(&self, bytes: u32) {
+        self.static_bytes.store(self.pool.size_class(bytes as u64), Ordering::Relaxed);
+    }
+
+    /// True once the record at `p` and all it depends on are on stable storage.
+    pub fn is_durable(&self, p: &Pos) -> bool {
+        if p.lsn <= self.marks.stable() {
+            return true;
+        }
+        match self.pool.get(p.segment) {
+            // A recycled segment was durable and stored.
+            Some(s) => s.generation() != p.generation || s.durable() >= p.end,
+            None => true,
+        }
+    }
+
+    fn is_durable_held(&self, p: &Pos, held: &Segment, generation: u32) -> bool {
+        if p.segment == held.id && p.generation == generation {
+            p.end <= held.durable()
+        } else {
+            self.is_durable(p)
+        }
+    }
+
+    /// Reads a record's data part and verifies it; with it the segment offset where it starts.
+    /// Errors: I/O, or a checksum that does not match.
+    pub fn read_verified(&self, seg: &Segment, record_at: u32) -> io::Result<(Vec<u8>, u32)> {
+        let mut head = [0u8; frame::HEADER_BYTES];
+        seg.file.read_exact_at(&mut head, record_at as u64)?;
+        let bad = |what: &str| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("log segment {} is damaged at {record_at}: {what}", seg.id.0),
+            )
+        };
+        // Lengths first, so that the whole frame can be read for the checksum.
+        let meta = u16::from_le_bytes([head[34], head[35]]) as usize;
+        let data = u32::from_le_bytes([head[36], head[37], head[38], head[39]]) as usize;
+        let whole = frame::HEADER_BYTES + meta + data;
+        if record_at as usize + whole > seg.size as usize {
+            return Err(bad("lengths"));
+        }
+        let mut bytes = vec![0u8; whole];
+        seg.file.read_exact_at(&mut bytes, record_at as u64)?;
+        let h = frame::Header::decode(seg.id, seg.generation(), &bytes).map_err(|e| bad(e.0))?;
+        bytes.drain(..h.data_at());
+        bytes.truncate(h.data_bytes as usize);
+        if frame::data_crc(seg.id, h.generation, &bytes) != h.data_crc {
+            return Err(bad("data checksum"));
+        }
+        Ok((bytes, record_at + h.data_at() as u32))
+    }
+
+    /// Recycles every sealed segment that nothing needs any more: all its records are covered by the
+    /// checkpoint and none of its bytes is live. They come back once no reader can hold them.
+    pub fn retire(&self, receipt: Retired) -> usize {
+        let mut n = 0;
+        for s in self.pool.all() {
+            let ready = {
+                let mut st = s.state.lock();
+                let ok = st.phase == Phase::Sealed
+                    && st.max_lsn <= receipt.upto
+                    && s.live() == 0
+                    && s.durable() >= st.pos;
+                if ok {
+                    st.phase = Phase::Retiring;
+                }
+                ok
+            };
+            if ready {
+                n += 1;
+                let pool = self.pool.clone();
+                let guard = epoch::pin();
+                guard.defer(move || pool.recycled(s));
+                guard.flush();
+            }
+        }
+        self.nudge_epochs();
+        n
+    }
+
+    /// Deferred recycling runs as the epoch advances; an idle gateway must advance it itself.
+    pub fn nudge_epochs(&self) {
+        for _ in 0..4 {
+            epoch::pin().flush();
+        }
+    }
+
+    /// Counts by phase.
+    pub fn segment_counts(&self) -> SegmentCounts {
+        let p = self.pool.counts();
+        let mut c = SegmentCounts {
+            free: p.free,
+            reserved: p.reserved,
+            used_bytes: p.busy_bytes,
+            ..Default::default()
+        };
+        for s in self.pool.all() {
+            match s.state.lock().phase {
+                Phase::Open => c.open += 1,
+                Phase::Sealed | Phase::Retiring => c.sealed += 1,
+                Phase::Free => {}
+            }
+        }
+        c
+    }
+
+    /// Number, generation and durable position of every segment in use, for the checkpoint.
+    pub fn durable_positions(&self) -> Vec<(SegmentId, u32, u32)> {
+        let mut v = Vec::new();
+        for s in self.pool.all() {
+            let st = s.state.lock();
+            if matches!(st.phase, Phase::Open | Phase::Sealed) {
+                v.push((s.id, s.generation(), s.durable()));
+            }
+        }
+        v
+    }
+}

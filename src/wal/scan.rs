@@ -1,0 +1,164 @@
+//! Reading segments back: every valid record, and what stands between them.
+
+use crate::format::frame::{self, ALIGN, Header};
+use crate::format::segment::{RECORDS_AT, SegmentHeader};
+use crate::sys::disk::DiskFile;
+use crate::types::{Lsn, SegmentId};
+use std::io;
+
+/// One record found in a segment. Its header and meta are sound.
+pub struct Found {
+    pub header: Header,
+    pub record_at: u32,
+    pub predecessors: Vec<Lsn>,
+    /// The mutation's fields.
+    pub body: Vec<u8>,
+    /// The data part, if asked for.
+    pub data: Vec<u8>,
+    /// The data part has the right checksum.
+    pub data_sound: bool,
+}
+
+/// A range of a segment that holds neither a record nor free space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub segment: SegmentId,
+    pub start: u32,
+    pub end: u32,
+    pub what: String,
+}
+
+/// All that a segment holds.
+pub struct Scan {
+    pub header: Option<SegmentHeader>,
+    pub records: Vec<Found>,
+    /// Certain damage: below a position that was durable.
+    pub damage: Vec<Damage>,
+    /// Invalid stretches that were never durable: a torn tail, which is normal after a power cut.
+    pub torn: u32,
+    /// End of the last record.
+    pub end: u32,
+}
+
+/// Scans a segment. `known` is what the checkpoint says of it: generation and durable position.
+/// `keep_data` tells of which kinds of record the data part is wanted.
+pub fn scan(
+    file: &dyn DiskFile,
+    id: SegmentId,
+    known: Option<(u32, u32)>,
+    keep_data: &dyn Fn(u8) -> bool,
+) -> io::Result<Scan> {
+    let size = file.len()?;
+    let mut bytes = vec![0u8; size.min(1 << 30) as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(scan_bytes(&bytes, id, known, keep_data))
+}
+
+/// As `scan`, over bytes in memory.
+pub fn scan_bytes(
+    bytes: &[u8],
+    id: SegmentId,
+    known: Option<(u32, u32)>,
+    keep_data: &dyn Fn(u8) -> bool,
+) -> Scan {
+    let header = SegmentHeader::decode(bytes).ok().filter(|h| h.id == id);
+    let mut out =
+        Scan { header, records: Vec::new(), damage: Vec::new(), torn: 0, end: RECORDS_AT as u32 };
+    // A damaged header does not take the records with it: each carries its generation.
+    let generation = match (header, known) {
+        (Some(h), _) => h.generation,
+        (None, Some((g, _))) => g,
+        (None, None) => match newest_generation(bytes, id) {
+            Some(g) => g,
+            None => return out,
+        },
+    };
+    let mut durable = known.filter(|k| k.0 == generation).map_or(0, |k| k.1);
+    if header.is_none() && durable > RECORDS_AT as u32 {
+        out.damage.push(damage(id, 0, RECORDS_AT, "segment header"));
+    }
+    let mut gaps: Vec<(usize, usize)> = Vec::new();
+    let mut at = RECORDS_AT;
+    let mut gap_from = at;
+    while at + frame::HEADER_BYTES <= bytes.len() {
+        match Header::decode(id, generation, &bytes[at..]) {
+            Ok(h) => {
+                if gap_from < at {
+                    gaps.push((gap_from, at));
+                }
+                durable = durable.max(h.durable);
+                out.records.push(found(&h, bytes, at, id, keep_data));
+                at += h.frame_bytes();
+                gap_from = at;
+                out.end = at.min(bytes.len()) as u32;
+            }
+            Err(_) => at += ALIGN,
+        }
+    }
+    // The stretch behind the last record is damage only as far as it was durable.
+    if (durable as usize) > gap_from {
+        gaps.push((gap_from, durable as usize));
+        out.end = out.end.max(durable);
+    }
+    for (start, end) in gaps {
+        if start < durable as usize {
+            out.damage.push(damage(id, start, end.min(durable as usize), "record header"));
+        } else {
+            out.torn += (end - start) as u32;
+        }
+    }
+    for r in &out.records {
+        let end = r.record_at as usize + r.header.frame_bytes();
+        if !r.data_sound {
+            if end <= durable as usize {
+                out.damage.push(damage(
+                    id,
+                    r.record_at as usize,
+                    end,
+                    &format!("data of record {}", r.header.lsn),
+                ));
+            } else {
+                out.torn += r.header.frame_bytes() as u32;
+            }
+        }
+    }
+    out
+}
+
+fn damage(segment: SegmentId, start: usize, end: usize, what: &str) -> Damage {
+    Damage { segment, start: start as u32, end: end as u32, what: what.to_owned() }
+}
+
+fn found(
+    h: &Header,
+    bytes: &[u8],
+    at: usize,
+    id: SegmentId,
+    keep_data: &dyn Fn(u8) -> bool,
+) -> Found {
+    let meta = &bytes[at + frame::HEADER_BYTES..at + h.data_at()];
+    let data = &bytes[at + h.data_at()..at + h.data_at() + h.data_bytes as usize];
+    let split = h.predecessors as usize * 8;
+    Found {
+        header: *h,
+        record_at: at as u32,
+        predecessors: frame::predecessors(h.predecessors, meta).collect(),
+        body: meta[split..].to_vec(),
+        data: if keep_data(h.kind) { data.to_vec() } else { Vec::new() },
+        data_sound: frame::data_crc(id, h.generation, data) == h.data_crc,
+    }
+}
+
+/// The newest generation of which a valid record is found; for a segment whose header is lost.
+fn newest_generation(bytes: &[u8], id: SegmentId) -> Option<u32> {
+    let mut best = None;
+    let mut at = RECORDS_AT;
+    while at + frame::HEADER_BYTES <= bytes.len() {
+        let g = u32::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
+        if Some(g) > best && Header::decode(id, g, &bytes[at..]).is_ok() {
+            best = Some(g);
+        }
+        at += ALIGN;
+    }
+    best
+}
