@@ -8,7 +8,12 @@ pub mod sys;
 
 pub mod backing;
 pub mod extents;
+pub mod history;
 pub mod namespace;
 pub mod wal;
 
 pub mod volume;
+
+pub mod fs;
+
+pub mod mount;

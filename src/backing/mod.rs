@@ -127,6 +127,11 @@ pub trait Backing: Send + Sync {
         true
     }
 
+    /// Bytes of names and values that the extended attributes of one object may have in all; 0: none.
+    fn xattr_bytes_max(&self) -> usize {
+        0
+    }
+
     // -- reads
     /// `lstat`. `NotFound` when there is no such object.
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat>;

@@ -25,6 +25,8 @@ pub enum Error {
     BadHandle,
     NoData,
     Stale,
+    /// A limit of the store that waiting does not lift.
+    NoRoom,
     /// The log has no room now; waiting may help.
     Full,
     /// It would have to wait, and this thread may not.

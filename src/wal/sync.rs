@@ -102,14 +102,14 @@ impl Wal {
     /// As `sync_all`, waiting for the outcome.
     pub fn sync_all_wait(&self) -> Result<(), SyncFailed> {
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        self.sync_all(Box::new(move |r| drop(tx.send(r))));
+        self.sync_all(Box::new(move |r| tx.send(r).unwrap_or(())));
         rx.recv().unwrap_or(Err(SyncFailed(5)))
     }
 
     /// As `sync`, waiting for the outcome.
     pub fn sync_wait(&self, needs: &[Pos]) -> Result<(), SyncFailed> {
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        self.sync(needs, Box::new(move |r| drop(tx.send(r))));
+        self.sync(needs, Box::new(move |r| tx.send(r).unwrap_or(())));
         rx.recv().unwrap_or(Err(SyncFailed(5)))
     }
 

@@ -1,0 +1,90 @@
+//! create, mknod, mkdir, symlink.
+
+use super::{Fs, Located, Who};
+use crate::format::mutation::Mutation;
+use crate::types::{Attr, How, InodeId, Kind, Stamp};
+use crate::volume::{Data, Error, Locked, Result};
+use crate::wal::Class;
+
+/// A symlink's target is at most this long.
+const TARGET_BYTES_MAX: usize = 4095;
+
+/// What to make.
+pub struct New<'a> {
+    pub kind: Kind,
+    /// Permission bits, the umask already applied.
+    pub mode: u32,
+    pub rdev: u32,
+    /// Target of a symlink.
+    pub target: &'a [u8],
+}
+
+impl Fs {
+    /// Makes an object at a free name; the kernel holds a reference afterwards.
+    pub fn make(&self, who: &Who, parent: InodeId, name: &[u8], new: &New<'_>) -> Result<Located> {
+        self.writable()?;
+        let at = self.key(parent, name)?;
+        if new.target.len() > TARGET_BYTES_MAX {
+            return Err(Error::NameTooLong);
+        }
+        if new.kind == Kind::Symlink && new.target.is_empty() {
+            return Err(Error::NotFound);
+        }
+        let dir = self.cell(parent)?;
+        if self.volume.resolve(&dir, &at.name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        let change = self.volume.change(&who.client.slot);
+        change.track(&dir)?;
+        let mut locked = Locked::new(&[&dir]);
+        let now = Stamp::from_ns(self.volume.clock.wall_ns());
+        let attr = {
+            let p = locked.get(parent).ok_or(Error::Stale)?;
+            let d = p.node.dir.as_ref().ok_or(Error::NotDirectory)?;
+            if p.node.is_dead() {
+                return Err(Error::NotFound);
+            }
+            if d.entries.get(&at.name).is_some_and(|e| e.target.is_some()) {
+                return Err(Error::Exists);
+            }
+            new_attr(who, &p.node.attr, new, now)
+        };
+        let ino = self.volume.new_ino();
+        let data = Data { bytes: new.target, may_split: false };
+        change.commit(&mut locked, &Mutation::Create { at, ino, attr }, data, Class::Data)?;
+        let cell = self.volume.cell(ino).ok_or(Error::Stale)?;
+        // Nobody else can reach it before the directory is unlocked.
+        self.volume.hold(&cell);
+        drop(locked);
+        if new.kind == Kind::File {
+            self.sample(who, ino, How::Create, 0);
+        }
+        Ok(Located { ino, attr })
+    }
+}
+
+/// Owner and group as `inode_init_owner`: a setgid directory hands its group down, and to
+/// directories its bit as well.
+fn new_attr(who: &Who, parent: &Attr, new: &New<'_>, now: Stamp) -> Attr {
+    let inherits = parent.mode & 0o2000 != 0;
+    let gid = if inherits { parent.gid } else { who.gid };
+    let mut mode = new.mode & 0o7777;
+    if inherits && new.kind == Kind::Dir {
+        mode |= 0o2000;
+    } else if inherits && mode & 0o2010 == 0o2010 && who.gid != gid && who.uid != 0 {
+        mode &= !0o2000;
+    }
+    Attr {
+        kind: new.kind,
+        mode: if new.kind == Kind::Symlink { 0o777 } else { mode },
+        uid: who.uid,
+        gid,
+        rdev: new.rdev,
+        nlink: if new.kind == Kind::Dir { 2 } else { 1 },
+        size: new.target.len() as u64,
+        blocks: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+    }
+}

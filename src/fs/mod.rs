@@ -1,0 +1,141 @@
+//! F4: the filesystem, one POSIX verb a file. Takes values, returns values: nothing here knows FUSE.
+//!
+//! A verb checks everything before it appends; a refusal has changed nothing, so a verb that may
+//! not wait here (`WouldBlock`, `Full`) is simply run again where it may.
+
+pub mod clients;
+mod create;
+pub mod error;
+mod fallocate;
+mod handles;
+mod io;
+mod link;
+mod lookup;
+pub mod meter;
+mod readdir;
+mod remove;
+mod rename;
+mod setattr;
+mod space;
+mod xattr;
+
+pub use clients::{Client, Clients};
+pub use create::New;
+pub use handles::Handle;
+pub use io::OpenHow;
+pub use readdir::{DirItem, Listing};
+pub use setattr::{SetAttrRequest, When};
+pub use space::Pressure;
+
+use crate::format::mutation::EntryKey;
+use crate::history::{History, Sample};
+use crate::types::{Attr, How, InodeId, Kind, Name};
+use crate::volume::{Cell, Error, Result, Volume, valid_name};
+use std::sync::Arc;
+
+/// Who asks: the credentials the kernel vouches for, and the client for placement.
+#[derive(Clone)]
+pub struct Who {
+    pub uid: u32,
+    pub gid: u32,
+    pub client: Arc<Client>,
+}
+
+/// An inode and its attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct Located {
+    pub ino: InodeId,
+    pub attr: Attr,
+}
+
+/// The mounted filesystem.
+pub struct Fs {
+    pub volume: Arc<Volume>,
+    pub history: Arc<History>,
+    pub clients: Arc<Clients>,
+    handles: handles::Handles,
+    pub pressure: space::Pressure,
+    pub read_only: bool,
+    pub meter: meter::Meter,
+}
+
+impl Fs {
+    pub fn new(volume: Arc<Volume>, history: Arc<History>, clients: Arc<Clients>, read_only: bool) -> Fs {
+        Fs {
+            volume,
+            history,
+            clients,
+            handles: handles::Handles::default(),
+            pressure: space::Pressure::default(),
+            read_only,
+            meter: meter::Meter::default(),
+        }
+    }
+
+    /// The inode of a number the kernel holds.
+    fn cell(&self, ino: InodeId) -> Result<Arc<Cell>> {
+        self.volume.cell(ino).ok_or(Error::Stale)
+    }
+
+    fn key(&self, parent: InodeId, name: &[u8]) -> Result<EntryKey> {
+        valid_name(parent, name)?;
+        Ok(EntryKey { parent, name: name.into() })
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    fn located(&self, cell: &Arc<Cell>) -> Located {
+        Located { ino: cell.id, attr: cell.read().node.attr }
+    }
+
+    /// Notes an event in the write pattern history.
+    fn sample(&self, who: &Who, ino: InodeId, how: How, bytes: u32) {
+        self.history.record(Sample {
+            at_ns: self.volume.clock.monotonic_ns(),
+            client: who.client.slot.id,
+            program: who.client.program,
+            bytes,
+            inode: ino,
+            how,
+        });
+    }
+
+    /// Open handles, for the question whether an unmount would find the volume busy.
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// The kernel gave back references.
+    pub fn forget(&self, ino: InodeId, n: u64) {
+        self.volume.forget(ino, n);
+    }
+
+    /// True when no name is in a directory. May ask the backing.
+    fn is_empty(&self, dir: &Arc<Cell>) -> Result<bool> {
+        let (complete, gone): (bool, Vec<Name>) = {
+            let i = dir.read();
+            let Some(d) = &i.node.dir else { return Err(Error::NotDirectory) };
+            if d.entries.values().any(|e| e.target.is_some()) {
+                return Ok(false);
+            }
+            (d.complete, d.entries.keys().cloned().collect())
+        };
+        if complete {
+            return Ok(true);
+        }
+        let mut found = false;
+        self.list_backing(dir.id, &mut |e| found |= !gone.contains(&e.name))?;
+        Ok(!found)
+    }
+}
+
+/// Whether an object of this kind may be open for reads and writes.
+fn is_file(cell: &Arc<Cell>) -> Result<()> {
+    match cell.read().node.attr.kind {
+        Kind::File => Ok(()),
+        Kind::Dir => Err(Error::IsDirectory),
+        _ => Err(Error::Invalid),
+    }
+}

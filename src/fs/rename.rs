@@ -1,0 +1,95 @@
+//! rename, with RENAME_NOREPLACE and RENAME_EXCHANGE.
+
+use super::{Fs, Who};
+use crate::format::mutation::{EntryKey, Mutation};
+use crate::types::{InodeId, Kind};
+use crate::volume::{Cell, Data, Error, Locked, Result};
+use crate::wal::Class;
+use std::sync::Arc;
+
+const NOREPLACE: u32 = 1;
+const EXCHANGE: u32 = 2;
+
+impl Fs {
+    /// Moves a name. `flags` as renameat2(2).
+    pub fn rename(
+        &self,
+        who: &Who,
+        (parent, name): (InodeId, &[u8]),
+        (new_parent, new_name): (InodeId, &[u8]),
+        flags: u32,
+    ) -> Result<()> {
+        self.writable()?;
+        if flags & !(NOREPLACE | EXCHANGE) != 0 || flags == NOREPLACE | EXCHANGE {
+            return Err(Error::Invalid);
+        }
+        let (from, to) = (self.key(parent, name)?, self.key(new_parent, new_name)?);
+        let (p, q) = (self.cell(parent)?, self.cell(new_parent)?);
+        loop {
+            let cell = self.volume.resolve(&p, &from.name)?.ok_or(Error::NotFound)?;
+            let there = self.volume.resolve(&q, &to.name)?;
+            if let Some(t) = &there {
+                if flags & NOREPLACE != 0 {
+                    return Err(Error::Exists);
+                }
+                if t.id == cell.id {
+                    return Ok(());
+                }
+                if flags & EXCHANGE == 0 {
+                    self.may_replace(&cell, t)?;
+                }
+            } else if flags & EXCHANGE != 0 {
+                return Err(Error::NotFound);
+            }
+            let change = self.volume.change(&who.client.slot);
+            for c in [Some(&cell), there.as_ref(), Some(&p), Some(&q)].into_iter().flatten() {
+                change.track(c)?;
+            }
+            let cells: Vec<&Arc<Cell>> =
+                [Some(&p), Some(&q), Some(&cell), there.as_ref()].into_iter().flatten().collect();
+            let mut locked = Locked::new(&cells);
+            if target(&locked, &from) != Some(cell.id)
+                || target(&locked, &to) != there.as_ref().map(|t| t.id)
+            {
+                continue;
+            }
+            if locked.get(q.id).is_some_and(|i| i.node.is_dead()) {
+                return Err(Error::NotFound);
+            }
+            let m = match &there {
+                Some(t) if flags & EXCHANGE != 0 => {
+                    Mutation::Exchange { a: from, b: to, ino_a: cell.id, ino_b: t.id }
+                }
+                _ => {
+                    let replaced = there.as_ref().map(|t| t.id);
+                    if replaced.is_some_and(|r| has_names(&locked, r)) {
+                        return Err(Error::NotEmpty);
+                    }
+                    Mutation::Rename { from, to, ino: cell.id, replaced }
+                }
+            };
+            return change.commit(&mut locked, &m, Data::NONE, Class::Meta).map(drop);
+        }
+    }
+
+    fn may_replace(&self, cell: &Arc<Cell>, there: &Arc<Cell>) -> Result<()> {
+        let dir = |c: &Arc<Cell>| c.read().node.attr.kind == Kind::Dir;
+        match (dir(cell), dir(there)) {
+            (true, false) => Err(Error::NotDirectory),
+            (false, true) => Err(Error::IsDirectory),
+            (true, true) if !self.is_empty(there)? => Err(Error::NotEmpty),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn target(locked: &Locked<'_>, key: &EntryKey) -> Option<InodeId> {
+    locked.get(key.parent)?.node.dir.as_ref()?.entries.get(&key.name)?.target
+}
+
+fn has_names(locked: &Locked<'_>, ino: InodeId) -> bool {
+    locked
+        .get(ino)
+        .and_then(|i| i.node.dir.as_ref())
+        .is_some_and(|d| d.entries.values().any(|e| e.target.is_some()))
+}

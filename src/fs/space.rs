@@ -1,0 +1,114 @@
+//! Space and backpressure: writers slow down smoothly from 80 % of the log, the heaviest first, then
+//! wait while the backing drains, then get ENOSPC at the call that does not fit.
+
+use super::{Fs, Who};
+use crate::backing::BackingSpace;
+use crate::sys::patience;
+use crate::sys::worker;
+use crate::volume::{Error, Result};
+use crate::wal::Class;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Fill of the log from which writers slow down.
+const SOFT: f64 = 0.8;
+/// The longest delay of one write, at 100 %.
+const DELAY_MAX: Duration = Duration::from_millis(200);
+/// A writer waits for space as long as something drains; this long without any progress it is told.
+const STALL: Duration = Duration::from_secs(10);
+
+/// What the backpressure knows.
+#[derive(Default)]
+pub struct Pressure {
+    /// Rung so that the writeback starts at once.
+    pub wake: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    /// Calls that had to wait for space.
+    pub stalls: AtomicU64,
+    space: Mutex<Option<(u64, BackingSpace)>>,
+}
+
+impl Fs {
+    /// Share of the log in use, of what content may use.
+    pub fn fill(&self) -> f64 {
+        let c = self.volume.wal.pool.counts();
+        c.busy_bytes as f64 / self.volume.wal.pool.limits.limit(Class::Data).max(1) as f64
+    }
+
+    /// Slows a writer down when the log fills. Errors: `WouldBlock` where it may not wait.
+    pub(super) fn throttle(&self, who: &Who, bytes: usize) -> Result<()> {
+        let fill = self.fill();
+        if fill < SOFT {
+            return Ok(());
+        }
+        self.wake_writeback();
+        let over = ((fill - SOFT) / (1.0 - SOFT)).min(1.0);
+        let delay = DELAY_MAX.mul_f64(over * over * self.share(who, bytes));
+        if delay < Duration::from_micros(20) {
+            return Ok(());
+        }
+        if !patience::may_wait() {
+            return Err(Error::WouldBlock);
+        }
+        worker::sleep(delay);
+        who.client.throttled_ns.fetch_add(delay.as_nanos() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How much of the load this client is: its open segment and this write against the log.
+    fn share(&self, who: &Who, bytes: usize) -> f64 {
+        let mine = who.client.slot.open_bytes() as f64;
+        let size = (bytes as f64 / (1 << 20) as f64).min(1.0);
+        if mine > 0.0 { 0.25 + 0.75 * size } else { 0.1 * size }
+    }
+
+    /// Asks the writeback to start.
+    pub fn wake_writeback(&self) {
+        if let Some(wake) = &*self.pressure.wake.lock() {
+            wake();
+        }
+    }
+
+    /// Runs an operation where it may wait: again and again while the log is full and drains.
+    pub fn patiently<T>(&self, mut op: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut last = self.progress();
+        let mut idle = Duration::ZERO;
+        let mut counted = false;
+        loop {
+            match op() {
+                Err(Error::Full) if idle < STALL => {
+                    if !counted {
+                        counted = true;
+                        self.pressure.stalls.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.wake_writeback();
+                    let step = Duration::from_millis(100);
+                    let freed = self.volume.wait_for_space(step);
+                    let now = self.progress();
+                    idle = if freed || now != last { Duration::ZERO } else { idle + step };
+                    last = now;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        let v = &self.volume;
+        (v.stored_bytes.load(Ordering::Relaxed), v.checkpointed().0)
+    }
+
+    /// Space of the store, asked at most once a second.
+    pub fn statfs(&self) -> Result<BackingSpace> {
+        let now = self.volume.clock.monotonic_ns();
+        if let Some((at, s)) = *self.pressure.space.lock()
+            && now.saturating_sub(at) < 1_000_000_000
+        {
+            return Ok(s);
+        }
+        self.volume.may_ask_backing()?;
+        let s = self.volume.backing.space().map_err(Error::Backing)?;
+        *self.pressure.space.lock() = Some((now, s));
+        Ok(s)
+    }
+}

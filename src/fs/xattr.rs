@@ -1,0 +1,97 @@
+//! Extended attributes. The set of an inode is logged whole.
+
+use super::{Fs, Who};
+use crate::format::mutation::{Mutation, encode_xattrs};
+use crate::types::{InodeId, Name};
+use crate::volume::{Data, Error, Locked, Result};
+use crate::wal::Class;
+
+const NAME_MAX: usize = 255;
+/// Flags of setxattr(2).
+const CREATE: i32 = 1;
+const REPLACE: i32 = 2;
+
+/// Namespaces that mean something to the kernel which it would not enforce here.
+fn supported(name: &[u8]) -> bool {
+    name != b"security.capability" && !name.starts_with(b"system.posix_acl_")
+}
+
+impl Fs {
+    /// Value of an attribute.
+    pub fn getxattr(&self, ino: InodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let cell = self.cell(ino)?;
+        if !supported(name) {
+            return Err(Error::NoAttribute);
+        }
+        let all = self.volume.xattrs(&cell)?;
+        all.into_iter().find(|(n, _)| &**n == name).map(|x| x.1).ok_or(Error::NoAttribute)
+    }
+
+    /// Names of all attributes, each ended by NUL.
+    pub fn listxattr(&self, ino: InodeId) -> Result<Vec<u8>> {
+        let all = self.volume.xattrs(&self.cell(ino)?)?;
+        let mut out = Vec::new();
+        for (n, _) in all.iter().filter(|x| supported(&x.0)) {
+            out.extend_from_slice(n);
+            out.push(0);
+        }
+        Ok(out)
+    }
+
+    /// Sets an attribute; `flags` as setxattr(2).
+    pub fn setxattr(&self, who: &Who, ino: InodeId, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        if !supported(name) {
+            return Err(Error::NotSupported);
+        }
+        if name.len() > NAME_MAX {
+            return Err(Error::RangeTooSmall);
+        }
+        let room = self.volume.backing.xattr_bytes_max();
+        if room == 0 {
+            return Err(Error::NotSupported);
+        }
+        self.change_xattrs(who, ino, |set| {
+            let at = set.iter().position(|(n, _)| &**n == name);
+            match (flags, at) {
+                (CREATE, Some(_)) => return Err(Error::Exists),
+                (REPLACE, None) => return Err(Error::NoAttribute),
+                _ => {}
+            }
+            match at {
+                Some(i) => set[i].1 = value.to_vec(),
+                None => set.push((name.into(), value.to_vec())),
+            }
+            let total: usize = set.iter().map(|(n, v)| n.len() + v.len() + 16).sum();
+            if total > room { Err(Error::NoRoom) } else { Ok(()) }
+        })
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, who: &Who, ino: InodeId, name: &[u8]) -> Result<()> {
+        self.change_xattrs(who, ino, |set| {
+            let i = set.iter().position(|(n, _)| &**n == name).ok_or(Error::NoAttribute)?;
+            set.remove(i);
+            Ok(())
+        })
+    }
+
+    fn change_xattrs(
+        &self,
+        who: &Who,
+        ino: InodeId,
+        f: impl Fn(&mut Vec<(Name, Vec<u8>)>) -> Result<()>,
+    ) -> Result<()> {
+        self.writable()?;
+        let cell = self.cell(ino)?;
+        self.volume.xattrs(&cell)?;
+        let change = self.volume.change(&who.client.slot);
+        change.track(&cell)?;
+        let mut locked = Locked::new(&[&cell]);
+        let mut set =
+            locked.get(ino).and_then(|i| i.node.xattrs.clone()).ok_or(Error::Stale)?;
+        f(&mut set)?;
+        let bytes = encode_xattrs(&set);
+        let data = Data { bytes: &bytes, may_split: false };
+        change.commit(&mut locked, &Mutation::SetXattrs { ino }, data, Class::Data).map(drop)
+    }
+}

@@ -1,0 +1,49 @@
+//! The session: we mount, fuser serves the connection we hand it.
+
+use super::adapter::Adapter;
+use super::caller::Callers;
+use super::pool::Pool;
+use crate::fs::Fs;
+use crate::sys::fusemount::{MountOptions, mount_fuse};
+use crate::sys::worker::spawn;
+use fuser::{Config, Session, SessionACL};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A served mount.
+pub struct Served {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Served {
+    /// True once the connection has ended: someone unmounted it.
+    pub fn ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+    /// Waits for the end of the connection.
+    pub fn join(self) -> io::Result<()> {
+        self.thread.join().map_err(|_| io::Error::other("the session thread panicked"))?
+    }
+}
+
+/// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
+/// Errors: one line for people.
+pub fn serve(
+    fs: Arc<Fs>,
+    callers: Arc<Callers>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    threads: usize,
+) -> io::Result<Served> {
+    let fd = mount_fuse(mountpoint, options)?;
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    config.clone_fd = true;
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let adapter = Adapter { fs, callers, pool: Pool::default() };
+    let session = Session::from_fd(adapter, fd, acl, config)?;
+    let thread = spawn("forelog-fuse", move || session.run())?;
+    Ok(Served { thread })
+}
