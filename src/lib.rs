@@ -1,6 +1,7 @@
 //! forelog: a FUSE filesystem with a local, crash-safe, predictive write-ahead log in front of a slow
 //! store. The modules stand in floors; a module imports only lower floors (`tests/tidy.rs`).
 
+pub mod config;
 pub mod types;
 
 pub mod format;
@@ -12,8 +13,17 @@ pub mod history;
 pub mod namespace;
 pub mod wal;
 
+pub mod predict;
 pub mod volume;
 
 pub mod fs;
+pub mod segmenter;
+pub mod writeback;
 
+pub mod control;
 pub mod mount;
+
+pub mod gateway;
+pub mod replay;
+
+pub mod cli;

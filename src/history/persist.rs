@@ -132,7 +132,7 @@ mod tests {
         let (p, why) = Pattern::load(&saved, &after, 300 * SECOND, 1_040 * SECOND as i64);
         assert_eq!(why, None);
         let rows = p.window(Scope::Program(after.intern("git")), Resolution::S1, 0, i64::MAX);
-        assert_eq!(rows.iter().map(|b| b.bytes).sum::<u64>(), (0..30).map(|n| 2 * n + 1).sum());
+        assert_eq!(rows.iter().map(|b| b.bytes).sum::<u64>(), (0..30).map(|n| 2 * n + 1).sum::<u64>());
         // Written last at 158, 42 s before the second start, which is 300 on the new clock.
         assert_eq!(rows.last().map(|b| b.at_ns / SECOND as i64), Some(258));
         assert_eq!(p.births.count(), 59);

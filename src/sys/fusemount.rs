@@ -5,7 +5,9 @@ use crate::sys::mountinfo;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
+};
 use rustix::net::{SocketType, recvmsg, socketpair};
 use std::ffi::CString;
 use std::io::{self, IoSliceMut};
@@ -75,12 +77,11 @@ pub fn mount_fuse(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd>
     }
     match mount_by_syscall(mountpoint, opts) {
         // Root of a container without CAP_SYS_ADMIN.
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-            mount_by_helper(mountpoint, opts).map_err(|by_helper| {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => mount_by_helper(mountpoint, opts)
+            .map_err(|by_helper| {
                 let why = "mount(2) is not permitted (it needs CAP_SYS_ADMIN)";
                 io::Error::new(e.kind(), format!("cannot mount on {shown}: {why}; {by_helper}"))
-            })
-        }
+            }),
         Err(e) if e.raw_os_error().is_some() => {
             Err(io::Error::new(e.kind(), format!("cannot mount on {shown}: {e}")))
         }
@@ -119,7 +120,11 @@ fn open_device() -> io::Result<OwnedFd> {
     })
 }
 
-fn kernel_data(fuse: BorrowedFd<'_>, target: BorrowedFd<'_>, o: &MountOptions) -> io::Result<String> {
+fn kernel_data(
+    fuse: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    o: &MountOptions,
+) -> io::Result<String> {
     let kind = rustix::fs::fstat(target)?.st_mode & libc::S_IFMT;
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let mut data =
@@ -273,13 +278,17 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
             other => return Ok(other?),
         }
     }
+    unmount_by_helper(&path, lazy)
+}
+
+fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {
     let out = first_helper(|helper| {
         let mut c = helper_command(helper);
         c.arg("-u");
         if lazy {
             c.arg("-z");
         }
-        c.arg("--").arg(&path).output()
+        c.arg("--").arg(path).output()
     })?;
     if out.status.success() {
         return Ok(());

@@ -1,14 +1,22 @@
-//! F1: the door to the OS. All `unsafe` of the crate is here.
+//! F1: the door to the OS. All `unsafe` of the crate is here, and all direct use of files, time, threads.
+
+#![allow(clippy::disallowed_methods)]
 
 pub mod beneath;
 pub mod clock;
+pub mod daemon;
 pub mod disk;
 pub mod files;
+pub mod fstype;
 pub mod fusemount;
 pub mod limits;
 pub mod lock;
 pub mod mountinfo;
+pub mod mounts;
+pub mod notify;
+pub mod paths;
 pub mod patience;
+pub mod peercred;
 pub mod proc;
 pub mod published;
 pub mod signal;

@@ -30,8 +30,16 @@ impl DirtyQueue {
             q.push_front(i);
         }
     }
+    /// Puts one that failed behind the others; it keeps its age.
+    pub fn requeue(&self, since_ns: i64, id: InodeId) {
+        self.queue.lock().push_back((since_ns, id));
+    }
     /// Time since when the oldest waits, wall clock.
     pub fn oldest_ns(&self) -> Option<i64> {
+        self.queue.lock().iter().map(|f| f.0).min()
+    }
+    /// Time of the first in line.
+    pub fn first_ns(&self) -> Option<i64> {
         self.queue.lock().front().map(|f| f.0)
     }
     /// How many wait.

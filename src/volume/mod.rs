@@ -26,7 +26,7 @@ pub use commit::{Change, Data};
 pub use dirty::DirtyQueue;
 pub use error::{Error, Result};
 pub use load::valid_name;
-pub use recover::{Opened, Report};
+pub use recover::{LogImage, Opened, Report, read_log};
 pub use stored::{Snapshot, SnapshotPiece};
 pub use table::{Cell, Inode, Locked};
 

@@ -188,6 +188,30 @@ impl Volume {
         })
     }
 
+    /// True while a name or an open handle leads to an inode.
+    pub fn is_open_or_named(&self, ino: InodeId) -> bool {
+        self.table.get(ino).is_some_and(|c| {
+            c.opens.load(std::sync::atomic::Ordering::Acquire) > 0 || !c.read().node.is_dead()
+        })
+    }
+
+    /// The backing holds names of a directory that memory does not know: ask it again.
+    pub fn look_again(&self, dir: InodeId) {
+        if let Some(c) = self.table.get(dir)
+            && let Some(d) = &mut c.write().node.dir
+        {
+            d.complete = false;
+            d.version += 1;
+        }
+    }
+
+    /// The backing has the root's attributes as of this record. The root has no place to log.
+    pub fn root_stored(&self, meta: Lsn) -> Result<()> {
+        let at = EntryKey { parent: InodeId::ROOT, name: b""[..].into() };
+        let id = crate::types::BackingId(0);
+        self.record(&Mutation::Stored { ino: InodeId::ROOT, id, at, data: Lsn::NONE, meta, size: 0 })
+    }
+
     /// Applies a mutation found at recovery.
     pub(super) fn replay(&self, m: &Mutation, at: &At, data: &[u8]) {
         let ids = super::apply::touched(m);

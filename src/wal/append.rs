@@ -56,6 +56,10 @@ impl ClientSlot {
     pub fn set_segment_bytes(&self, bytes: u32) {
         self.segment_bytes.store(bytes, Ordering::Relaxed);
     }
+    /// Size of its next segments, 0: the static size.
+    pub fn segment_bytes(&self) -> u32 {
+        self.segment_bytes.load(Ordering::Relaxed)
+    }
     /// Size of its own open segment, 0 when it shares one.
     pub fn open_bytes(&self) -> u64 {
         self.state.lock().own.as_ref().map_or(0, |s| s.size as u64)
@@ -122,6 +126,9 @@ impl Wal {
                     st.last = done.pos;
                     st.recent += done.taken as u64;
                     slot.appended_bytes.fetch_add(done.taken as u64, Ordering::Relaxed);
+                    if shared {
+                        self.shared_appended.fetch_add(done.taken as u64, Ordering::Relaxed);
+                    }
                     return Ok(done);
                 }
                 // No room left, or sealed meanwhile.

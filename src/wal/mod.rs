@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use pool::Pool;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The write-ahead log.
 pub struct Wal {
@@ -37,6 +37,8 @@ pub struct Wal {
     clock: Arc<dyn Clock>,
     /// The segment of those who write little.
     shared: Mutex<Option<Arc<Segment>>>,
+    /// Bytes of content appended to shared segments.
+    pub shared_appended: AtomicU64,
     own_segments: AtomicUsize,
     own_segments_max: usize,
     static_bytes: AtomicU32,
@@ -65,6 +67,14 @@ pub struct SegmentCounts {
     pub used_bytes: u64,
 }
 
+/// An open segment, for the segmenter.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenSegment {
+    pub owner: Owner,
+    pub room_bytes: u64,
+    pub first_ns: Option<u64>,
+}
+
 impl Wal {
     /// A log over `disk` whose last record is `last`. Segments are given to it by `adopt`.
     pub fn new(
@@ -82,6 +92,7 @@ impl Wal {
             committer: sync::Committer::default(),
             clock,
             shared: Mutex::new(None),
+            shared_appended: AtomicU64::new(0),
             own_segments: AtomicUsize::new(0),
             own_segments_max: share.clamp(1, 64) as usize,
             static_bytes: AtomicU32::new(limits.segment_static),
@@ -100,7 +111,8 @@ impl Wal {
         self.pool.adopt(Segment::new(id, size, file), generation, sealed)
     }
 
-    fn static_bytes(&self) -> u32 {
+    /// Size of segments that no plan speaks of.
+    pub fn static_bytes(&self) -> u32 {
         self.static_bytes.load(Ordering::Relaxed)
     }
     /// Sets the size of segments that no plan speaks of.
@@ -209,6 +221,30 @@ impl Wal {
             }
         }
         c
+    }
+
+    /// The open segments: for whom, what room is left, since when they hold something.
+    pub fn open_segments(&self) -> Vec<OpenSegment> {
+        let mut v = Vec::new();
+        for s in self.pool.all() {
+            let st = s.state.lock();
+            if st.phase == Phase::Open {
+                let first_ns = (st.first_ns != 0).then_some(st.first_ns);
+                v.push(OpenSegment { owner: st.owner, room_bytes: (s.size - st.pos) as u64, first_ns });
+            }
+        }
+        v
+    }
+
+    /// Bytes of content that are still needed, by whose segments they lie in.
+    pub fn live_by_owner(&self) -> Vec<(Owner, i64)> {
+        self.pool.all().iter().map(|s| (s.state.lock().owner, s.live())).filter(|l| l.1 > 0).collect()
+    }
+
+    /// Bytes of sealed segments that hold no content which is still needed: a checkpoint frees them.
+    pub fn idle_sealed_bytes(&self) -> u64 {
+        let idle = |s: &Arc<Segment>| s.live() == 0 && s.state.lock().phase == Phase::Sealed;
+        self.pool.all().iter().filter(|s| idle(s)).map(|s| s.size as u64).sum()
     }
 
     /// Number, generation and durable position of every segment in use, for the checkpoint.

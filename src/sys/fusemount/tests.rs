@@ -101,3 +101,24 @@ fn a_descriptor_comes_over_the_socket() {
     drop(a);
     assert!(receive_fd(b.as_fd()).unwrap().is_none());
 }
+
+/// Through the real helper, where it is installed; root may use it too.
+#[test]
+fn the_helper_mounts_and_unmounts() {
+    let installed = Command::new("fusermount3").arg("-V").stdout(Stdio::null()).status().is_ok();
+    if !may_mount() || !installed {
+        return;
+    }
+    let t = tempfile::tempdir().unwrap();
+    let dir = std::fs::canonicalize(t.path()).unwrap().join("m");
+    std::fs::create_dir(&dir).unwrap();
+    let opts = MountOptions { fsname: "a,b".into(), ..MountOptions::default() };
+    let fd = mount_by_helper(&dir, &opts).unwrap();
+    let m = mountinfo::find(&dir).unwrap().unwrap();
+    assert_eq!((m.fstype.as_str(), m.source.to_str()), ("fuse.forelog", Some("a,b")));
+    unmount_by_helper(&dir, true).unwrap();
+    drop(fd);
+    assert!(!mountinfo::is_mounted(&dir).unwrap());
+    let e = mount_by_helper(&dir.join("none"), &opts).unwrap_err().to_string();
+    assert!(e.contains("none") && !e.contains('\n'), "{e}");
+}

@@ -1,0 +1,16 @@
+//! F5: the control channel of a running gateway: a private unix socket on which `status`, `flush` and
+//! `umount` ask and the gateway answers; and the seam through which the verbs reach the engine.
+
+pub mod client;
+pub mod codec;
+pub mod engine;
+pub mod locate;
+pub mod protocol;
+pub mod render;
+pub mod server;
+pub mod status;
+
+pub use engine::{Abilities, Engine, Replay};
+pub use protocol::{Progress, Verdict};
+pub use server::{ControlTarget, Server};
+pub use status::Status;

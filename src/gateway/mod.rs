@@ -1,0 +1,280 @@
+//! F6: the Storage Gateway Process: the composition root. open -> recover -> start -> run -> shut down,
+//! each a visible sequence.
+
+mod engine;
+mod inspect;
+mod open;
+mod plan;
+mod replayed;
+mod report;
+mod target;
+mod workers;
+
+pub use engine::ForelogEngine;
+
+use crate::config::Config;
+use crate::control::Verdict;
+use crate::fs::Fs;
+use crate::history::Programs;
+use crate::mount::{Callers, Served};
+use crate::sys::fusemount;
+use crate::sys::lock::LockFile;
+use crate::sys::mountinfo;
+use crate::volume::Volume;
+use crate::writeback::Shared;
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Why the gateway ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Unmounted by us; what is left in the log stays there.
+    Unmounted,
+    /// Someone else unmounted it: drain on as long as we may.
+    Bypassed,
+}
+
+#[derive(Default)]
+struct Life {
+    ending: Option<Ending>,
+    /// The verdict of the shutdown, once it is over.
+    over: Option<Verdict>,
+    /// Asked to stop at once, even with bytes left.
+    hurry: bool,
+}
+
+/// A serving gateway.
+pub struct Gateway {
+    pub config: Config,
+    pub volume: Arc<Volume>,
+    pub fs: Arc<Fs>,
+    pub callers: Arc<Callers>,
+    pub programs: Arc<Programs>,
+    pub writeback: Arc<Shared>,
+    pub prediction: Mutex<plan::Seen>,
+    started_ns: u64,
+    rate: AtomicU64,
+    draining: AtomicBool,
+    life: (Mutex<Life>, Condvar),
+}
+
+impl Gateway {
+    fn end(&self, why: Ending) {
+        let (m, c) = &self.life;
+        let mut l = m.lock();
+        if l.ending.is_none() {
+            l.ending = Some(why);
+        }
+        c.notify_all();
+    }
+
+    /// Bytes that are only in the log. A change without bytes counts as one, so that 0 means nothing.
+    pub fn bytes_left(&self) -> u64 {
+        match self.volume.dirty_bytes() {
+            0 if !self.is_drained() => 1,
+            n => n,
+        }
+    }
+
+    /// Nothing waits for the writeback and it is not in the middle of something.
+    pub fn is_drained(&self) -> bool {
+        self.volume.dirty.is_empty() && !self.writeback.in_step() && self.volume.dirty.is_empty()
+    }
+
+    /// Unmounts, EBUSY kept.
+    fn unmount(&self, lazy: bool) -> io::Result<()> {
+        fusemount::unmount(&self.config.mountpoint, lazy)
+    }
+
+    /// Waits until the mount has ended or must end.
+    fn wait_for_end(&self, served: &Served) -> Ending {
+        let (m, c) = &self.life;
+        let mut l = m.lock();
+        loop {
+            if let Some(e) = l.ending {
+                return e;
+            }
+            if served.ended() {
+                l.ending = Some(Ending::Bypassed);
+                return Ending::Bypassed;
+            }
+            c.wait_for(&mut l, Duration::from_millis(200));
+        }
+    }
+
+    /// A signal: drain, unmount, end. A second one: end now, the log keeps the rest.
+    fn signalled(self: &Arc<Self>) {
+        {
+            let (m, c) = &self.life;
+            let mut l = m.lock();
+            if self.draining.swap(true, Ordering::AcqRel) || l.ending.is_some() {
+                l.hurry = true;
+                c.notify_all();
+                return;
+            }
+        }
+        log::info!("signal: draining, then unmounting");
+        self.drain(Some(self.config.umount_timeout), &mut |_| ());
+        if let Err(e) = self.unmount(false) {
+            log::warn!("unmounting failed ({e}); detaching: files still open there become useless");
+            if let Err(e) = self.unmount(true) {
+                log::error!("detaching failed: {e}");
+            }
+        }
+        self.end(Ending::Unmounted);
+    }
+
+    fn hurried(&self) -> bool {
+        self.life.0.lock().hurry
+    }
+
+    /// Drains until nothing is left, the time is up, or a second signal. True: nothing is left.
+    fn drain(&self, at_most: Option<Duration>, each: &mut dyn FnMut(u64)) -> bool {
+        let _draining = self.writeback.drain();
+        let start = self.volume.clock.monotonic_ns();
+        loop {
+            if self.is_drained() {
+                return true;
+            }
+            let spent = Duration::from_nanos(self.volume.clock.monotonic_ns() - start);
+            if at_most.is_some_and(|m| spent >= m) || self.hurried() {
+                return false;
+            }
+            each(self.bytes_left());
+            self.writeback.wait_step(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Runs a gateway to its end.
+fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
+    let opened = open::open(&config)?;
+    let _locks: Vec<LockFile> = opened.locks;
+    let gateway = opened.gateway;
+    let workers = workers::start(&gateway).map_err(|e| format!("starting threads failed: {e}"))?;
+    let outcome = serve(&gateway, ready);
+    workers.stop();
+    outcome
+}
+
+/// From the mount to the last checkpoint.
+fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
+    let c = &gateway.config;
+    let options = fusemount::MountOptions {
+        fsname: c.backing.display().to_string(),
+        read_only: c.read_only,
+        allow_other: c.flags.allow_other,
+        default_permissions: true,
+        nosuid: c.flags.nosuid,
+        nodev: c.flags.nodev,
+        noexec: c.flags.noexec,
+        noatime: c.flags.noatime,
+        max_read: None,
+    };
+    let served = crate::mount::serve(
+        gateway.fs.clone(),
+        gateway.callers.clone(),
+        &c.mountpoint,
+        &options,
+        c.threads,
+    )
+    .map_err(|e| e.to_string())?;
+    let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway)) {
+        Ok(s) => s,
+        Err(e) => {
+            gateway.unmount(true).map_err(|u| format!("{e}; and unmounting failed: {u}"))?;
+            return Err(e.to_string());
+        }
+    };
+    let weak = Arc::downgrade(gateway);
+    let signals = crate::sys::signal::SignalThread::start(move |s| {
+        if s != crate::sys::signal::Signal::Hangup
+            && let Some(g) = weak.upgrade()
+        {
+            // On a thread of its own, so that a second signal is heard while this one drains.
+            let started = crate::sys::worker::spawn("terminate", move || g.signalled());
+            if let Err(e) = started {
+                log::error!("starting a thread failed: {e}");
+            }
+        }
+    })
+    .map_err(|e| format!("catching signals failed: {e}"))?;
+    let utab = utab_add(c);
+    log::info!("serving {} on {}", c.backing.display(), c.mountpoint.display());
+    ready.mounted();
+    let why = gateway.wait_for_end(&served);
+    ready.stopping();
+    if utab && let Err(e) = crate::sys::utab::remove(&c.mountpoint) {
+        log::debug!("removing the utab entry failed: {e}");
+    }
+    let verdict = shut_down(gateway, why);
+    {
+        let (m, cv) = &gateway.life;
+        m.lock().over = Some(verdict.clone());
+        cv.notify_all();
+    }
+    drop(signals);
+    if let Err(e) = server.stop() {
+        log::warn!("ending the control channel failed: {e}");
+    }
+    Ok(verdict)
+}
+
+fn utab_add(c: &Config) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    match crate::sys::utab::add(&c.mountpoint) {
+        Ok(()) => true,
+        Err(e) => {
+            log::debug!("no utab entry ({e}): a plain umount by root will not wait for the drain");
+            false
+        }
+    }
+}
+
+/// Stop intake -> drain -> seal -> checkpoint -> close.
+fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
+    let v = &gateway.volume;
+    gateway.draining.store(true, Ordering::Release);
+    if why == Ending::Bypassed {
+        log::info!("unmounted by something else; draining on");
+        while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
+            log::info!("still draining: {} bytes left", gateway.bytes_left());
+        }
+    }
+    let clean = gateway.is_drained();
+    v.wal.seal_older(0);
+    let closed = (|| -> crate::volume::Result<()> {
+        v.checkpoint()?;
+        v.wal.nudge_epochs();
+        v.save_numbers()
+    })();
+    if let Err(e) = closed {
+        return Verdict::refused(format!(
+            "closing the log in {} failed: {e:?}; the next mount recovers it",
+            gateway.config.log_dir.display()
+        ));
+    }
+    if !clean {
+        return Verdict::remains(format!(
+            "{} bytes remain in the log {}; mount again to resume",
+            gateway.bytes_left(),
+            gateway.config.log_dir.display()
+        ));
+    }
+    if let Err(e) = open::leave_backing(gateway) {
+        log::warn!("tidying the backing failed: {e}");
+    }
+    log::info!("unmounted; the log is empty");
+    Verdict::done("")
+}
+
+/// True while the kernel still has the mount.
+fn still_mounted(c: &Config) -> bool {
+    mountinfo::is_mounted(&c.mountpoint).unwrap_or(false)
+}
+

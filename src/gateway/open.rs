@@ -1,0 +1,164 @@
+//! Opening: locks, backing, log, recovery.
+
+use super::Gateway;
+use super::plan::Seen;
+use crate::backing::directory::DirectoryBacking;
+use crate::backing::{AttrChange, Backing, BackingPath};
+use crate::config::Config;
+use crate::fs::{Clients, Fs};
+use crate::history::{History, Programs};
+use crate::mount::Callers;
+use crate::sys::clock::{self, Clock};
+use crate::sys::disk::{Disk, RealDisk};
+use crate::sys::lock::{LockError, LockFile};
+use crate::sys::{files, limits};
+use crate::types::{InodeId, Kind};
+use crate::volume::Volume;
+use crate::wal::PoolLimits;
+use crate::writeback::{Settings, Shared};
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+/// Name of the lease in the backing.
+const LEASE: &str = ".forelog/lease";
+
+/// What opening gives.
+pub struct Opened {
+    pub gateway: Arc<Gateway>,
+    pub locks: Vec<LockFile>,
+}
+
+/// Locks and opens everything; the log is recovered. Errors: one line for people.
+pub fn open(config: &Config) -> Result<Opened, String> {
+    let clock = clock::real();
+    if let Err(e) = limits::raise_open_files() {
+        log::info!("raising the limit of open files failed: {e}");
+    }
+    limits::set_io_flusher();
+    let dir = &config.log_dir;
+    files::create_dir_private(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?;
+    let mut locks = vec![lock(&dir.join("lock"), "log", &*clock)?];
+    let backing = DirectoryBacking::open(&config.backing)
+        .map_err(|e| format!("backing {}: {e}", config.backing.display()))?;
+    backing.prepare().map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
+    locks.push(lease(&config.backing, &backing, &*clock)?);
+    let backing: Arc<dyn Backing> = Arc::new(backing);
+    let disk: Arc<dyn Disk> =
+        Arc::new(RealDisk::open(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?);
+    let began = clock.monotonic_ns();
+    let boot = files::boot_id();
+    let opened = Volume::open(
+        disk,
+        backing.clone(),
+        clock.clone(),
+        pool_limits(config),
+        &boot,
+        files::random_u128().map_err(|e| format!("reading random bytes failed: {e}"))?,
+    )
+    .map_err(|e| format!("log {}: {e}", dir.display()))?;
+    let took_ms = (clock.monotonic_ns() - began) / 1_000_000;
+    tell(&opened.report, took_ms, dir);
+    Ok(Opened { gateway: assemble(config, opened.volume, clock)?, locks })
+}
+
+fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Result<Arc<Gateway>, String> {
+    let programs = Arc::new(Programs::new());
+    let clients = Arc::new(Clients::default());
+    let callers = Callers::new(clients.clone(), programs.clone())
+        .map_err(|e| format!("watching processes failed: {e}"))?;
+    let fs = Arc::new(Fs::new(volume.clone(), Arc::new(History::new()), clients, config.read_only));
+    let settings = Settings { age: config.writeback_age, upload_limit: config.upload_limit };
+    let writeback = Shared::new(settings);
+    let bell = writeback.bell.clone();
+    *fs.pressure.wake.lock() = Some(Box::new(move || bell.ring()));
+    Ok(Arc::new(Gateway {
+        config: config.clone(),
+        volume,
+        fs,
+        callers: Arc::new(callers),
+        programs,
+        writeback,
+        prediction: Mutex::new(Seen::default()),
+        started_ns: clock.monotonic_ns(),
+        rate: AtomicU64::new(0),
+        draining: AtomicBool::new(false),
+        life: Default::default(),
+    }))
+}
+
+fn tell(r: &crate::volume::Report, took_ms: u64, dir: &Path) {
+    if r.fresh {
+        log::info!("new log in {}", dir.display());
+    } else {
+        log::info!("log {}: {} records replayed in {took_ms} ms", dir.display(), r.replayed);
+    }
+    if r.dropped > 0 {
+        log::warn!("{} records were left out: the power went before they were durable", r.dropped);
+    }
+    for d in &r.damage {
+        log::error!(
+            "log segment {} is damaged at {}..{}: {}; reads of what it held give EIO",
+            d.segment.0,
+            d.start,
+            d.end,
+            d.what
+        );
+    }
+}
+
+/// The log's sizes: the static segment small enough that a small log still has sixteen of them.
+pub fn pool_limits(c: &Config) -> PoolLimits {
+    let fit = (c.log_size_bytes / 16).max(1);
+    let fit = 1u64 << fit.ilog2();
+    let min = c.segment_bytes_min.min(fit).max(64 << 10);
+    PoolLimits {
+        capacity: c.log_size_bytes,
+        segment_min: min as u32,
+        segment_max: c.segment_bytes_max.min(fit.max(min) * 4).max(min) as u32,
+        segment_static: c.segment_bytes.min(fit).max(min) as u32,
+    }
+}
+
+fn lock(path: &Path, what: &str, clock: &dyn Clock) -> Result<LockFile, String> {
+    LockFile::acquire(path, clock.wall_ns()).map_err(|e| match e {
+        LockError::Held(by) => {
+            format!("the {what} is in use: {} {by}; unmount that first", path.display())
+        }
+        LockError::Io(e) => format!("locking {} failed: {e}", path.display()),
+    })
+}
+
+/// One gateway a backing. Taking the lease must not move the root directory's times.
+fn lease(root: &Path, backing: &dyn Backing, clock: &dyn Clock) -> Result<LockFile, String> {
+    let before = backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", root.display()))?;
+    let l = lock(&root.join(LEASE), "backing", clock)?;
+    restore_times(backing, &before.attr);
+    Ok(l)
+}
+
+fn restore_times(backing: &dyn Backing, attr: &crate::types::Attr) {
+    let change = AttrChange { times: Some((attr.atime, attr.mtime)), ..AttrChange::default() };
+    if let Err(e) = backing.set_attr(&BackingPath::root(), Kind::Dir, &change) {
+        log::debug!("restoring the backing root's times failed: {e}");
+    }
+}
+
+/// After a complete drain nothing of ours stays.
+pub fn leave_backing(g: &Gateway) -> io::Result<()> {
+    let b = &g.volume.backing;
+    let attr = match g.volume.cell(InodeId::ROOT) {
+        Some(c) => c.read().node.attr,
+        None => b.stat(&BackingPath::root())?.attr,
+    };
+    match b.unlink(&BackingPath(LEASE.as_bytes().to_vec())) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    b.clean()?;
+    restore_times(&**b, &attr);
+    b.sync(&[], &[BackingPath::root()])
+}

@@ -1,0 +1,173 @@
+//! The predict flow: samples -> history -> forecast -> plan -> the log reads it.
+
+use super::Gateway;
+use crate::config::Predict;
+use crate::history::Sample;
+use crate::predict::{Choice, Forecast, ManagerConfig, PredictiveLogManager};
+use crate::segmenter::{self, Costs, Limits, OwnerState, PoolState, SegmentPool, Segmenter};
+use crate::volume::Volume;
+use crate::wal::Owner;
+use hdrhistogram::Histogram;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What `status` says of the prediction.
+pub struct Seen {
+    pub forecast: Forecast,
+    pub ticks: Histogram<u32>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        // Bounds are constant and valid: 1 ns to 10 s.
+        let ticks = Histogram::new_with_bounds(1, 10_000_000_000, 2).expect("constant bounds are valid");
+        Seen { forecast: Forecast::none(1_000_000_000), ticks }
+    }
+}
+
+/// The predictor thread's state.
+pub struct Planner {
+    gateway: Arc<Gateway>,
+    manager: PredictiveLogManager,
+    segmenter: Segmenter,
+    samples: Vec<Sample>,
+    last_cost_ns: u64,
+    fallback: Option<String>,
+}
+
+fn owner(o: Owner) -> segmenter::Owner {
+    match o {
+        Owner::Shared => segmenter::Owner::Shared,
+        Owner::Client(c) => segmenter::Owner::Client(c),
+    }
+}
+
+fn wal_owner(o: segmenter::Owner) -> Owner {
+    match o {
+        segmenter::Owner::Shared => Owner::Shared,
+        segmenter::Owner::Client(c) => Owner::Client(c),
+    }
+}
+
+impl Planner {
+    pub fn new(gateway: &Arc<Gateway>) -> Planner {
+        let c = &gateway.config;
+        let pool = gateway.volume.wal.pool.limits;
+        let limits = Limits {
+            segment_bytes_static: pool.segment_static as u64,
+            segment_bytes_min: pool.segment_min as u64,
+            segment_bytes_max: pool.segment_max as u64,
+            reserve_bytes_max: c.reserve_bytes_max.min(pool.capacity / 4),
+            seal_after_ns: c.seal_after.as_nanos() as u64,
+            ..Limits::default()
+        };
+        let choice = match &c.predict {
+            Predict::Auto => Choice::Auto,
+            Predict::Off => Choice::Off,
+            // Names were checked against the list of models.
+            Predict::Model(name) => Choice::parse(name).unwrap_or(Choice::Auto),
+        };
+        let config = ManagerConfig {
+            interval_ns: c.predict_interval.as_nanos() as u64,
+            seal_after_ns: limits.seal_after_ns,
+            static_bytes: limits.static_bytes(),
+            choice,
+            ..ManagerConfig::default()
+        };
+        Planner {
+            gateway: gateway.clone(),
+            manager: PredictiveLogManager::new(config),
+            segmenter: Segmenter::new(Costs::default(), limits),
+            samples: Vec::new(),
+            last_cost_ns: 0,
+            fallback: None,
+        }
+    }
+
+    /// One tick: what was written -> what will be -> segments for it.
+    pub fn tick(&mut self) {
+        let clock = self.gateway.volume.clock.clone();
+        let start = clock.monotonic_ns();
+        self.samples.clear();
+        self.gateway.fs.history.drain(&mut self.samples);
+        let forecast = self.manager.tick(start, &self.samples, self.last_cost_ns);
+        self.last_cost_ns = clock.monotonic_ns() - start;
+        let why = forecast.fallback.as_ref().map(ToString::to_string);
+        if why.is_some() != self.fallback.is_some() {
+            match &why {
+                Some(w) => log::info!("prediction falls back to static segments: {w}"),
+                None => log::info!("prediction by {} takes over", forecast.model),
+            }
+        }
+        self.fallback = why;
+        let pool = LogPool { volume: &self.gateway.volume, gateway: &self.gateway };
+        self.segmenter.step(start, &forecast, &pool);
+        let mut seen = self.gateway.prediction.lock();
+        seen.ticks.saturating_record(self.last_cost_ns.max(1));
+        seen.forecast = forecast;
+    }
+}
+
+/// The log as the segmenter sees it.
+struct LogPool<'a> {
+    volume: &'a Volume,
+    gateway: &'a Gateway,
+}
+
+impl SegmentPool for LogPool<'_> {
+    fn state(&self) -> PoolState {
+        let wal = &self.volume.wal;
+        let now = self.volume.clock.monotonic_ns();
+        let mut owners: HashMap<segmenter::Owner, OwnerState> = HashMap::new();
+        let shared = OwnerState {
+            segment_bytes: wal.static_bytes() as u64,
+            appended_bytes: wal.shared_appended.load(Ordering::Relaxed),
+            ..OwnerState::new(segmenter::Owner::Shared)
+        };
+        owners.insert(segmenter::Owner::Shared, shared);
+        for o in wal.open_segments() {
+            let s = owners.entry(owner(o.owner)).or_insert_with(|| OwnerState::new(owner(o.owner)));
+            s.room_bytes += o.room_bytes;
+            s.open_age_ns = o.first_ns.map(|f| now.saturating_sub(f));
+        }
+        for (o, size) in wal.pool.reserved() {
+            let s = owners.entry(owner(o)).or_insert_with(|| OwnerState::new(owner(o)));
+            match s.ready.iter_mut().find(|r| r.0 == size as u64) {
+                Some(r) => r.1 += 1,
+                None => s.ready.push((size as u64, 1)),
+            }
+        }
+        for s in owners.values_mut() {
+            if let segmenter::Owner::Client(id) = s.owner
+                && let Some(c) = self.gateway.fs.clients.get(id)
+            {
+                s.segment_bytes = c.slot.segment_bytes() as u64;
+                s.appended_bytes = c.slot.appended_bytes.load(Ordering::Relaxed);
+            }
+        }
+        PoolState { owners: owners.into_values().collect() }
+    }
+
+    fn reserve(&self, o: segmenter::Owner, class_bytes: u64) -> io::Result<u64> {
+        let start = self.volume.clock.monotonic_ns();
+        self.volume.wal.pool.reserve(wal_owner(o), class_bytes as u32)?;
+        Ok(self.volume.clock.monotonic_ns() - start)
+    }
+
+    fn release(&self, o: segmenter::Owner, class_bytes: u64) {
+        self.volume.wal.pool.release(wal_owner(o), class_bytes as u32);
+    }
+
+    fn resize(&self, o: segmenter::Owner, class_bytes: u64) {
+        match o {
+            segmenter::Owner::Shared => self.volume.wal.set_static_bytes(class_bytes as u32),
+            segmenter::Owner::Client(id) => {
+                if let Some(c) = self.gateway.fs.clients.get(id) {
+                    c.slot.set_segment_bytes(class_bytes as u32);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The status snapshot, from true figures only.
+
+use super::{Gateway, still_mounted};
+use crate::control::status::{self, State, Status, Timing};
+use crate::fs::meter::Verb;
+use crate::wal::Owner;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+impl Gateway {
+    /// What `forelog status` shows.
+    pub fn status(&self) -> Status {
+        let now = self.volume.clock.monotonic_ns();
+        let (state, reason) = self.state();
+        Status {
+            state,
+            reason,
+            pid: std::process::id(),
+            mountpoint: self.config.mountpoint.display().to_string(),
+            backing: self.volume.backing.describe(),
+            log_dir: self.config.log_dir.display().to_string(),
+            uptime_seconds: (now - self.started_ns) as f64 / 1e9,
+            open_handles: self.fs.open_handles() as u64,
+            requests: status::Requests {
+                write: self.timing(Verb::Write),
+                read: self.timing(Verb::Read),
+                fsync: self.timing(Verb::Fsync),
+            },
+            log: self.log_status(),
+            writeback: self.writeback_status(),
+            prediction: self.prediction_status(),
+            clients: self.clients_status(),
+            ..Status::default()
+        }
+    }
+
+    fn state(&self) -> (State, Option<String>) {
+        if self.volume.wal.committer.latched.load(Ordering::Relaxed) > 0 {
+            let why = "a sync of the log failed: fsync gives EIO for what that segment holds; check the disk";
+            return (State::Degraded, Some(why.into()));
+        }
+        let trouble = self.writeback.trouble.lock().clone();
+        if let Some(t) = trouble {
+            return (State::Degraded, Some(format!("the backing fails, retrying: {t}")));
+        }
+        if self.life.0.lock().over.is_some() {
+            return (State::Stopped, None);
+        }
+        if self.draining.load(Ordering::Acquire) || self.writeback.is_draining() {
+            let unmounted = (!still_mounted(&self.config)).then(|| "unmounted, draining on".to_owned());
+            return (State::Draining, unmounted);
+        }
+        (State::Serving, None)
+    }
+
+    fn timing(&self, verb: Verb) -> Timing {
+        let r = self.fs.meter.read(verb);
+        Timing { count: r.count, bytes: r.bytes, p50_us: r.p50_us, p99_us: r.p99_us, p999_us: r.p999_us }
+    }
+
+    fn log_status(&self) -> status::Log {
+        let wal = &self.volume.wal;
+        let c = wal.segment_counts();
+        let age = match self.volume.dirty.oldest_ns() {
+            Some(t) => (self.volume.clock.wall_ns() - t).max(0) as f64 / 1e9,
+            None => 0.0,
+        };
+        status::Log {
+            capacity_bytes: wal.pool.limits.capacity,
+            used_bytes: c.used_bytes,
+            dirty_bytes: self.volume.dirty_bytes(),
+            appended_lsn: wal.marks.appended().0,
+            durable_lsn: wal.marks.stable().0,
+            oldest_dirty_seconds: age,
+            device_syncs: wal.committer.device_syncs.load(Ordering::Relaxed),
+            segments: status::Segments { free: c.free, reserved: c.reserved, open: c.open, sealed: c.sealed },
+        }
+    }
+
+    fn writeback_status(&self) -> status::Writeback {
+        let w = &self.writeback;
+        let backlog = self.volume.dirty_bytes();
+        let rate = self.rate.load(Ordering::Relaxed);
+        let eta = match (backlog, rate) {
+            (0, _) => Some(0.0),
+            (_, 0) => None,
+            (b, r) => Some(b as f64 / r as f64),
+        };
+        status::Writeback {
+            backlog_bytes: backlog,
+            files: self.volume.dirty.len() as u64,
+            bytes_per_second: rate,
+            eta_seconds: eta,
+            stored_bytes: self.volume.stored_bytes.load(Ordering::Relaxed),
+            absorbed_bytes: self.volume.absorbed_bytes.load(Ordering::Relaxed),
+            requests: w.requests.load(Ordering::Relaxed),
+            retries: w.retries.load(Ordering::Relaxed),
+            errors: w.errors.load(Ordering::Relaxed),
+            last_error: w.last_error.lock().clone(),
+        }
+    }
+
+    fn prediction_status(&self) -> status::Prediction {
+        let seen = self.prediction.lock();
+        let f = &seen.forecast;
+        let pool = &self.volume.wal.pool;
+        status::Prediction {
+            interval_ms: self.config.predict_interval.as_millis() as u64,
+            horizon_ms: f.horizon_ns / 1_000_000,
+            model: f.model.clone(),
+            confidence: f.confidence,
+            fallback: f.fallback.as_ref().map(ToString::to_string),
+            expected_requests: f.expected_requests,
+            expected_request_bytes: f.expected_request_bytes,
+            expected_bytes: f.expected_bytes,
+            actual_requests: f.actual_requests,
+            actual_bytes: f.actual_bytes,
+            reserve_hits: pool.hits.load(Ordering::Relaxed),
+            reserve_misses: pool.misses.load(Ordering::Relaxed),
+            stalls: self.fs.pressure.stalls.load(Ordering::Relaxed),
+            idle_reserved_bytes: pool.counts().reserved_bytes,
+            tick_p50_us: seen.ticks.value_at_quantile(0.5) / 1000,
+            tick_p99_us: seen.ticks.value_at_quantile(0.99) / 1000,
+        }
+    }
+
+    fn clients_status(&self) -> Vec<status::Client> {
+        let mut dirty: HashMap<Owner, i64> = HashMap::new();
+        let mut total = 0;
+        for (o, live) in self.volume.wal.live_by_owner() {
+            *dirty.entry(o).or_default() += live;
+            total += live;
+        }
+        let mut reserved: HashMap<Owner, u64> = HashMap::new();
+        for (o, size) in self.volume.wal.pool.reserved() {
+            *reserved.entry(o).or_default() += size as u64;
+        }
+        let expected: HashMap<_, f64> =
+            self.prediction.lock().forecast.clients.iter().map(|c| (c.client, c.expected_bytes)).collect();
+        let clients = self.fs.clients.all();
+        let seen = clients.iter().filter(|c| c.requests.load(Ordering::Relaxed) > 0);
+        seen.take(status::CLIENTS_MAX)
+            .map(|c| {
+                let o = Owner::Client(c.slot.id);
+                let mine = dirty.get(&o).copied().unwrap_or(0).max(0) as u64;
+                status::Client {
+                    client: format!("{}:{}", c.slot.pid, c.slot.start),
+                    pid: c.slot.pid,
+                    program: c.name.clone(),
+                    requests: c.requests.load(Ordering::Relaxed),
+                    bytes: c.bytes.load(Ordering::Relaxed),
+                    dirty_bytes: mine,
+                    segment_bytes: c.slot.open_bytes(),
+                    reserved_bytes: reserved.get(&o).copied().unwrap_or(0),
+                    expected_bytes: expected.get(&c.slot.id).copied().unwrap_or(0.0),
+                    share: if total > 0 { mine as f64 / total as f64 } else { 0.0 },
+                    throttled_seconds: c.throttled_ns.load(Ordering::Relaxed) as f64 / 1e9,
+                }
+            })
+            .collect()
+    }
+}

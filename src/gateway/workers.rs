@@ -1,0 +1,100 @@
+//! The gateway's threads.
+
+use super::Gateway;
+use super::plan::Planner;
+use crate::sys::worker::{Bell, Worker, spawn};
+use crate::writeback::Writeback;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// fdatasync calls that may run at a time.
+const COMMITTERS: usize = 4;
+
+/// All running threads.
+pub struct Workers {
+    gateway: Arc<Gateway>,
+    committers: Vec<JoinHandle<()>>,
+    writeback: JoinHandle<()>,
+    others: Vec<Worker>,
+}
+
+/// Starts them.
+pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
+    let committers = g.volume.wal.start_committers(COMMITTERS)?;
+    let writeback = {
+        let (volume, shared) = (g.volume.clone(), g.writeback.clone());
+        spawn("writeback", move || {
+            let mut w = Writeback::new(volume, shared.clone());
+            let mut wait = Duration::ZERO;
+            while shared.bell.wait(wait) {
+                wait = w.step();
+            }
+        })?
+    };
+    let mut planner = Planner::new(g);
+    let predictor = Worker::every("predictor", g.config.predict_interval, Bell::new(), move || planner.tick())?;
+    let commit = {
+        let g = g.clone();
+        Worker::every("commit", g.config.commit_interval, Bell::new(), move || commit(&g))?
+    };
+    let tick = {
+        let g = g.clone();
+        let mut last = (g.volume.clock.monotonic_ns(), 0);
+        Worker::every("ticker", Duration::from_millis(250), Bell::new(), move || tick(&g, &mut last))?
+    };
+    let reaper = {
+        let g = g.clone();
+        Worker::every("reaper", Duration::from_millis(1), Bell::new(), move || reap(&g))?
+    };
+    Ok(Workers { gateway: g.clone(), committers, writeback, others: vec![predictor, commit, tick, reaper] })
+}
+
+impl Workers {
+    /// Stops them, the committers last: the others may still wait for a sync.
+    pub fn stop(self) {
+        self.others.into_iter().for_each(Worker::stop);
+        self.gateway.writeback.bell.stop();
+        if self.writeback.join().is_err() {
+            log::error!("the writeback thread panicked");
+        }
+        self.gateway.volume.wal.stop_committers();
+        for c in self.committers {
+            if c.join().is_err() {
+                log::error!("a committer thread panicked");
+            }
+        }
+    }
+}
+
+/// Bounds what a power cut can take from those who never sync.
+fn commit(g: &Gateway) {
+    g.volume.wal.sync_all(Box::new(|r| {
+        if let Err(e) = r {
+            log::warn!("the periodic sync of the log failed: errno {}", e.0);
+        }
+    }));
+}
+
+fn tick(g: &Gateway, last: &mut (u64, u64)) {
+    g.volume.wal.seal_older(g.config.seal_after.as_nanos() as u64);
+    g.volume.wal.nudge_epochs();
+    let now = g.volume.clock.monotonic_ns();
+    let stored = g.writeback.bytes.load(Ordering::Relaxed);
+    let span = now.saturating_sub(last.0);
+    if span >= 1_000_000_000 {
+        let rate = ((stored - last.1) as u128 * 1_000_000_000 / span as u128) as u64;
+        // Smoothed over a few seconds.
+        let old = g.rate.load(Ordering::Relaxed);
+        g.rate.store((old * 2 + rate) / 3, Ordering::Relaxed);
+        *last = (now, stored);
+    }
+}
+
+fn reap(g: &Gateway) {
+    for c in g.callers.reap(Duration::from_millis(200)) {
+        g.volume.wal.retire_client(&c.slot);
+    }
+}

@@ -1,0 +1,126 @@
+//! Choosing among experts. The leader is the cheapest of late, changed only for one clearly cheaper;
+//! fixed share (Herbster & Warmuth 1998) keeps weights and lets any expert come back.
+
+use super::{Distribution, Expert};
+
+/// A challenger must be this much cheaper.
+const HYSTERESIS: f64 = 0.05;
+
+/// The recent-cost leader.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leader {
+    now: usize,
+}
+
+impl Leader {
+    /// The leader by these decayed losses.
+    pub fn choose(&mut self, losses: impl Iterator<Item = f64> + Clone) -> usize {
+        let mine = losses.clone().nth(self.now).unwrap_or(f64::INFINITY);
+        if let Some((best, loss)) = losses.enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
+            && loss < mine * (1.0 - HYSTERESIS)
+        {
+            self.now = best;
+        }
+        self.now
+    }
+}
+
+/// Weights with a fixed share given back at each step.
+#[derive(Clone, Debug)]
+pub struct FixedShare {
+    weights: Vec<f64>,
+    scale: f64,
+}
+
+impl FixedShare {
+    const SHARE: f64 = 1e-3;
+    const RATE: f64 = 0.1;
+    /// Losses are clipped at this multiple of the running mean, so that one burst does not decide.
+    const CLIP: f64 = 8.0;
+    const SCALE_STEP: f64 = 0.01;
+
+    /// Equal weights.
+    pub fn new(experts: usize) -> Self {
+        FixedShare { weights: vec![1.0 / experts.max(1) as f64; experts], scale: 0.0 }
+    }
+
+    /// Learns from the losses of a judged tick.
+    pub fn observe(&mut self, losses: impl Iterator<Item = f64> + Clone) {
+        let count = self.weights.len().max(1) as f64;
+        let mean = losses.clone().take(self.weights.len()).sum::<f64>() / count;
+        self.scale += if self.scale == 0.0 { mean } else { Self::SCALE_STEP * (mean - self.scale) };
+        if self.scale <= 0.0 {
+            return;
+        }
+        for (w, loss) in self.weights.iter_mut().zip(losses) {
+            *w *= (-Self::RATE * (loss / self.scale).min(Self::CLIP)).exp();
+        }
+        let sum: f64 = self.weights.iter().sum();
+        for w in &mut self.weights {
+            *w = (1.0 - Self::SHARE) * *w / sum + Self::SHARE / count;
+        }
+    }
+
+    /// The expert at the weighted median of `key`: better than their mean, which bad experts drag along.
+    pub fn median(&self, issued: &[Distribution], key: impl Fn(&Distribution) -> f64) -> usize {
+        let mut order: Vec<usize> = (0..self.weights.len().min(issued.len())).collect();
+        order.sort_by(|a, b| key(&issued[*a]).total_cmp(&key(&issued[*b])));
+        let half = self.weights.iter().sum::<f64>() / 2.0;
+        let mut below = 0.0;
+        for i in &order {
+            below += self.weights[*i];
+            if below >= half {
+                return *i;
+            }
+        }
+        order.last().copied().unwrap_or(0)
+    }
+
+    /// The expert with the most weight.
+    pub fn heaviest(&self) -> usize {
+        (0..self.weights.len()).max_by(|a, b| self.weights[*a].total_cmp(&self.weights[*b])).unwrap_or(0)
+    }
+}
+
+/// Trust in the expert that leads: how much cheaper than static it was.
+pub fn advantage(leader: &Expert, fixed: &Expert) -> f64 {
+    if fixed.loss_99 <= 0.0 { 0.0 } else { (1.0 - leader.loss_99 / fixed.loss_99).clamp(0.0, 1.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leader_keeps_its_seat_within_five_percent() {
+        let mut l = Leader::default();
+        assert_eq!(l.choose([100.0, 96.0].into_iter()), 0);
+        assert_eq!(l.choose([100.0, 94.0].into_iter()), 1);
+        assert_eq!(l.choose([90.0, 94.0].into_iter()), 1);
+        assert_eq!(l.choose([0.0, 0.0].into_iter()), 1);
+    }
+
+    #[test]
+    fn fixed_share_follows_a_switch() {
+        let mut f = FixedShare::new(3);
+        let say = [3.0, 1.0, 2.0].map(Distribution::point);
+        (0..2000).for_each(|_| f.observe([1.0, 9.0, 9.0].into_iter()));
+        assert_eq!((f.heaviest(), f.median(&say, |d| d.q99)), (0, 0));
+        (0..200).for_each(|_| f.observe([9.0, 1.0, 9.0].into_iter()));
+        assert_eq!((f.heaviest(), f.median(&say, |d| d.q99)), (1, 1));
+    }
+
+    #[test]
+    fn median_of_equals_is_the_middle() {
+        let say = [3.0, 1.0, 2.0].map(Distribution::point);
+        assert_eq!(FixedShare::new(3).median(&say, |d| d.q99), 2);
+    }
+
+    #[test]
+    fn advantage_over_static() {
+        let e = |loss_99| Expert { loss_95: 0.0, loss_99 };
+        assert_eq!(advantage(&e(1.0), &e(4.0)), 0.75);
+        assert_eq!(advantage(&e(5.0), &e(4.0)), 0.0);
+        assert_eq!(advantage(&e(0.0), &e(0.0)), 0.0);
+    }
+}

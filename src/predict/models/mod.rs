@@ -1,0 +1,91 @@
+//! The forecasters, each a small file. `all` is the pool the leader chooses from; `by_name` also knows
+//! the naive policies kept for comparison.
+
+mod conformal;
+mod context;
+mod decaying_max;
+mod ewma;
+mod histogram;
+mod quantile;
+mod renewal;
+mod seed;
+mod tsb;
+
+pub use conformal::Conformal;
+pub use context::Context;
+pub use decaying_max::DecayingMax;
+pub use ewma::Ewma;
+pub use histogram::{Histogram, Weight};
+pub use quantile::SlidingQuantile;
+pub use renewal::Renewal;
+pub use seed::{Seed, SeedForm};
+pub use tsb::Tsb;
+
+use super::{Distribution, Model, TickFeatures};
+
+/// Static sizing as a forecast: always the same reserve.
+pub struct Static {
+    bytes: f64,
+}
+
+impl Static {
+    /// `bytes`: what static sizing holds ready.
+    pub fn new(bytes: u64) -> Self {
+        Static { bytes: bytes as f64 }
+    }
+}
+
+impl Model for Static {
+    fn name(&self) -> &str {
+        "static"
+    }
+    fn observe(&mut self, _: &TickFeatures) {}
+    fn forecast(&mut self) -> Distribution {
+        Distribution::point(self.bytes)
+    }
+}
+
+/// Names of the pool, `static` first.
+pub const POOL: [&str; 9] = [
+    "static",
+    "quantile-10s",
+    "quantile-60s",
+    "ewma-fast",
+    "ewma-slow",
+    "tsb",
+    "decaying-max",
+    "markov",
+    "renewal",
+];
+
+/// Policies that are no part of the pool, for `--predict` and `trace replay`.
+pub const NAIVE: [&str; 3] = ["seed-literal", "seed", "ewma2"];
+
+/// The model of a name. `ticks_per_second` is one second over the tick interval; `static_bytes` what
+/// static sizing holds ready.
+pub fn by_name(name: &str, ticks_per_second: u32, static_bytes: u64) -> Option<Box<dyn Model>> {
+    let second = ticks_per_second.max(1) as usize;
+    Some(match name {
+        "static" => Box::new(Static::new(static_bytes)),
+        "quantile-10s" => Box::new(SlidingQuantile::new("quantile-10s", 10 * second)),
+        "quantile-60s" => Box::new(SlidingQuantile::new("quantile-60s", 60 * second)),
+        "ewma-fast" => Box::new(Ewma::new("ewma-fast", 0.3)),
+        "ewma-slow" => Box::new(Ewma::new("ewma-slow", 0.05)),
+        "tsb" => Box::new(Tsb::default()),
+        "decaying-max" => Box::new(DecayingMax::default()),
+        "markov" => Box::new(Context::new()),
+        "renewal" => Box::new(Renewal::new()),
+        "seed-literal" => Box::new(Seed::new(SeedForm::Literal)),
+        "seed" => Box::new(Seed::new(SeedForm::Fixed)),
+        "ewma2" => Box::new(Seed::new(SeedForm::TwiceEwma)),
+        _ => return None,
+    })
+}
+
+/// The whole pool.
+pub fn all(ticks_per_second: u32, static_bytes: u64) -> Vec<Box<dyn Model>> {
+    POOL.iter().filter_map(|n| by_name(n, ticks_per_second, static_bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests;

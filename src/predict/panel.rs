@@ -1,0 +1,145 @@
+//! All experts side by side: each learns, is judged, speaks; one is chosen.
+
+use super::leader::advantage;
+use super::*;
+use std::collections::VecDeque;
+
+/// Losses are forgotten with this half-life.
+const HALF_LIFE_SECONDS: f64 = 60.0;
+/// Separate horizons in which misses are counted.
+const WINDOWS: usize = 60;
+const STATIC: usize = 0;
+
+/// The forecast chosen at a tick.
+pub struct Chosen {
+    pub model: usize,
+    pub distribution: Distribution,
+    /// By how much the chosen model was cheaper than static, 0..1.
+    pub advantage: f64,
+}
+
+/// The experts: `static` first, then those the leader may choose, then any others.
+pub struct Panel {
+    experts: Vec<Box<dyn Model>>,
+    candidates: usize,
+    issued: Vec<Distribution>,
+    judge: Judge,
+    leader_95: Leader,
+    leader_99: Leader,
+    shared_95: FixedShare,
+    shared_99: FixedShare,
+    spoken: VecDeque<(f64, f64)>,
+    scored: Scored,
+    misses: VecDeque<bool>,
+    largest_bytes: u64,
+}
+
+impl Panel {
+    /// The first `candidates` experts may lead.
+    pub fn new(
+        experts: Vec<Box<dyn Model>>,
+        candidates: usize,
+        horizon_ticks: u32,
+        interval_ns: u64,
+    ) -> Self {
+        let half_life_ticks = HALF_LIFE_SECONDS * 1e9 / interval_ns.max(1) as f64;
+        let shared = FixedShare::new(candidates);
+        Panel {
+            issued: Vec::new(),
+            judge: Judge::new(experts.len(), horizon_ticks as usize, half_life_ticks),
+            leader_95: Leader::default(),
+            leader_99: Leader::default(),
+            shared_95: shared.clone(),
+            shared_99: shared,
+            spoken: VecDeque::new(),
+            scored: Scored::default(),
+            misses: VecDeque::new(),
+            largest_bytes: 0,
+            experts,
+            candidates,
+        }
+    }
+
+    /// Name of an expert.
+    pub fn name(&self, expert: usize) -> &str {
+        self.experts[expert].name()
+    }
+
+    /// Misses of the .99 quantile and the windows they were counted in.
+    pub fn misses(&self) -> (u32, u32) {
+        (self.misses.iter().filter(|m| **m).count() as u32, self.misses.len() as u32)
+    }
+
+    /// Most bytes seen in a horizon.
+    pub fn largest_bytes(&self) -> u64 {
+        self.largest_bytes
+    }
+
+    /// Scores of what was spoken, since the start or the last `take_scored`.
+    pub fn take_scored(&mut self) -> Scored {
+        std::mem::take(&mut self.scored)
+    }
+
+    /// One tick: judge what was said, learn, speak. Misses are counted only when `seasoned`: those of a
+    /// beginner say nothing.
+    pub fn step(&mut self, tick: &TickFeatures, choice: &Choice, seasoned: bool) -> Chosen {
+        let outcome = tick.horizon_bytes as f64;
+        self.largest_bytes = self.largest_bytes.max(tick.horizon_bytes);
+        if self.judge.observe(outcome) {
+            let last = &self.judge.last()[..self.candidates];
+            self.shared_95.observe(last.iter().map(|e| e.loss_95));
+            self.shared_99.observe(last.iter().map(|e| e.loss_99));
+        }
+        if self.spoken.len() >= tick.horizon_ticks as usize
+            && let Some((q95, q99)) = self.spoken.pop_front()
+        {
+            self.scored.add(q95, q99, outcome);
+            if seasoned && tick.tick.is_multiple_of(tick.horizon_ticks as u64) {
+                self.misses.push_back(outcome > q99);
+                if self.misses.len() > WINDOWS {
+                    self.misses.pop_front();
+                }
+            }
+        }
+        self.issued.clear();
+        for (i, expert) in self.experts.iter_mut().enumerate() {
+            expert.observe(tick);
+            let mut said = expert.forecast();
+            // Spreads learned from rare misses would ask for thousands of times the data.
+            if i != STATIC && i < self.candidates {
+                said.clip(self.largest_bytes as f64);
+            }
+            self.issued.push(said);
+        }
+        self.judge.push(&self.issued);
+        let chosen = self.choose(choice, tick);
+        self.spoken.push_back((chosen.distribution.q95, chosen.distribution.q99));
+        chosen
+    }
+
+    fn choose(&mut self, choice: &Choice, tick: &TickFeatures) -> Chosen {
+        let losses = &self.judge.experts()[..self.candidates];
+        let (model_95, model) = match choice {
+            Choice::Off => (STATIC, STATIC),
+            Choice::Auto => (
+                self.leader_95.choose(losses.iter().map(|e| e.loss_95)),
+                self.leader_99.choose(losses.iter().map(|e| e.loss_99)),
+            ),
+            Choice::FixedShare => (
+                self.shared_95.median(&self.issued, |d| d.q95),
+                self.shared_99.median(&self.issued, |d| d.q99),
+            ),
+            Choice::Model(name) => {
+                let i = self.experts.iter().position(|e| e.name() == name).unwrap_or(STATIC);
+                (i, i)
+            }
+        };
+        let mut distribution = self.issued[model].clone().with_request_bytes(tick.mean_request_bytes);
+        distribution.q95 = self.issued[model_95].q95.min(distribution.q99);
+        // What a median of experts is worth is told by the one it follows most.
+        let trusted = if *choice == Choice::FixedShare { self.shared_99.heaviest() } else { model };
+        let experts = self.judge.experts();
+        let advantage = advantage(&experts[trusted], &experts[STATIC]);
+        Chosen { model, distribution, advantage }
+    }
+}

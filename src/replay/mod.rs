@@ -1,0 +1,17 @@
+//! `trace replay`: recorded writes played against each sizing policy, on simulated time, through the very
+//! prediction and segmenter code the gateway runs. Pure but for a clock that times the ticks.
+
+mod policy;
+mod pool;
+mod report;
+mod run;
+mod trace;
+
+pub use policy::{Policy, all_policies};
+pub use pool::{SimPool, Tally};
+pub use report::{PolicyReport, ReplayReport, TraceReport};
+pub use run::{ReplayOptions, replay};
+pub use trace::Trace;
+
+#[cfg(test)]
+mod tests;

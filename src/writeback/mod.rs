@@ -1,0 +1,246 @@
+//! F4: the writeback: brings the backing to what programs see. One thread loops over `step`.
+//!
+//! A batch: snapshot the inodes -> make the log durable up to there -> stage new objects and update
+//! old ones -> sync them -> log where they are about to go -> install, move, remove -> sync the
+//! directories -> log what the backing has now. A crash between any two steps is met again from the
+//! log: what is in the backing is never believed newer than what was logged as stored.
+
+mod batch;
+mod names;
+mod retry;
+mod stage;
+
+pub use retry::Retry;
+
+use crate::sys::worker::Bell;
+use crate::types::InodeId;
+use crate::volume::Volume;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Inodes taken at once.
+const BATCH_INODES: usize = 512;
+/// Content taken at once.
+const BATCH_BYTES: u64 = 64 << 20;
+/// Fill of the log from which everything is drained, whatever its age.
+const FILL_HIGH: f64 = 0.5;
+/// A checkpoint at least this often while there is something to recycle.
+const CHECKPOINT_EVERY_NS: u64 = 10_000_000_000;
+
+/// What can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A dirty byte is in the backing after at most this.
+    pub age: Duration,
+    /// Bytes per second to the backing; `None`: as fast as it goes.
+    pub upload_limit: Option<u64>,
+}
+
+/// What others see of the writeback and ask of it.
+pub struct Shared {
+    pub bell: Bell,
+    pub settings: Mutex<Settings>,
+    /// Drain everything, whatever its age.
+    draining: AtomicU64,
+    pub requests: AtomicU64,
+    pub retries: AtomicU64,
+    pub errors: AtomicU64,
+    pub bytes: AtomicU64,
+    /// Set while the backing fails: why.
+    pub trouble: Mutex<Option<String>>,
+    pub last_error: Mutex<Option<String>>,
+    pub conflicts: AtomicU64,
+    pub paused: AtomicBool,
+    in_step: AtomicBool,
+    steps: (Mutex<u64>, Condvar),
+}
+
+impl Shared {
+    pub fn new(settings: Settings) -> Arc<Shared> {
+        Arc::new(Shared {
+            bell: Bell::new(),
+            settings: Mutex::new(settings),
+            draining: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+            last_error: Mutex::new(None),
+            conflicts: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            in_step: AtomicBool::new(false),
+            steps: Default::default(),
+        })
+    }
+
+    /// Asks for everything to be drained, until the guard is dropped.
+    pub fn drain(self: &Arc<Self>) -> Draining {
+        self.draining.fetch_add(1, Ordering::AcqRel);
+        self.bell.ring();
+        Draining(self.clone())
+    }
+    /// True while inodes may be out of the queue and not in the backing yet.
+    pub fn in_step(&self) -> bool {
+        self.in_step.load(Ordering::SeqCst)
+    }
+    /// True while someone wants everything drained.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire) > 0
+    }
+    /// Waits for the end of a step, or the timeout.
+    pub fn wait_step(&self, at_most: Duration) {
+        let (m, c) = &self.steps;
+        let mut g = m.lock();
+        c.wait_for(&mut g, at_most);
+    }
+    fn stepped(&self) {
+        let (m, c) = &self.steps;
+        *m.lock() += 1;
+        c.notify_all();
+    }
+}
+
+/// While it lives, everything is drained.
+pub struct Draining(Arc<Shared>);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.0.draining.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The writeback's own state.
+pub struct Writeback {
+    volume: Arc<Volume>,
+    shared: Arc<Shared>,
+    retry: Retry,
+    parked: HashSet<InodeId>,
+    /// Names for staged objects.
+    next_name: u64,
+    checkpoint_ns: u64,
+    /// Monotonic time before which the upload limit allows nothing more.
+    not_before_ns: u64,
+}
+
+impl Writeback {
+    pub fn new(volume: Arc<Volume>, shared: Arc<Shared>) -> Writeback {
+        let seed = volume.clock.monotonic_ns();
+        Writeback {
+            volume,
+            shared,
+            retry: Retry::new(seed),
+            parked: HashSet::new(),
+            next_name: 0,
+            checkpoint_ns: 0,
+            not_before_ns: 0,
+        }
+    }
+
+    /// Does what is due. Returns how long to wait until the next step if nobody rings.
+    pub fn step(&mut self) -> Duration {
+        self.shared.in_step.store(true, Ordering::SeqCst);
+        let wait = self.step_inner();
+        self.shared.in_step.store(false, Ordering::SeqCst);
+        self.shared.stepped();
+        wait
+    }
+
+    fn step_inner(&mut self) -> Duration {
+        let now = self.volume.clock.monotonic_ns();
+        let idle = Duration::from_millis(200);
+        if let Some(wait) = self.retry.wait(now) {
+            self.recycle(now);
+            return wait.min(idle);
+        }
+        if self.shared.paused.load(Ordering::Acquire) && !self.shared.is_draining() {
+            return idle;
+        }
+        if now < self.not_before_ns {
+            return Duration::from_nanos(self.not_before_ns - now).min(idle);
+        }
+        let full = self.fill() > FILL_HIGH;
+        if full {
+            self.volume.wal.seal_older(200_000_000);
+        }
+        let items = self.volume.dirty.take(BATCH_INODES, self.due_before(full));
+        let mut more = false;
+        if !items.is_empty() {
+            let bytes_before = self.shared.bytes.load(Ordering::Relaxed);
+            more = self.batch(items);
+            self.pace(now, self.shared.bytes.load(Ordering::Relaxed) - bytes_before);
+        }
+        self.unpark();
+        self.recycle(now);
+        if more { Duration::ZERO } else { idle }
+    }
+
+    /// Inodes dirty since before this wall clock time are due.
+    fn due_before(&self, full: bool) -> i64 {
+        let now = self.volume.clock.wall_ns();
+        if full || self.shared.is_draining() {
+            return i64::MAX;
+        }
+        // A margin, so that the bytes are there by the promised age.
+        let age = self.shared.settings.lock().age.mul_f64(0.9);
+        let due = now.saturating_sub(age.as_nanos().min(i64::MAX as u128) as i64);
+        // A clock set back makes things seem to come from the future: those are due as well.
+        match self.volume.dirty.first_ns() {
+            Some(t) if t > now.saturating_add(60_000_000_000) => t,
+            _ => due,
+        }
+    }
+
+    fn pace(&mut self, started_ns: u64, bytes: u64) {
+        if let Some(limit) = self.shared.settings.lock().upload_limit.filter(|&l| l > 0) {
+            let ns = (bytes as u128 * 1_000_000_000 / limit as u128) as u64;
+            self.not_before_ns = started_ns + ns;
+        }
+    }
+
+    fn fill(&self) -> f64 {
+        let pool = &self.volume.wal.pool;
+        pool.counts().busy_bytes as f64 / pool.limits.capacity.max(1) as f64
+    }
+
+    /// Takes a checkpoint when enough segments could be recycled by it.
+    fn recycle(&mut self, now: u64) {
+        let idle = self.reclaimable();
+        if idle == 0 {
+            self.volume.wal.nudge_epochs();
+            return;
+        }
+        let capacity = self.volume.wal.pool.limits.capacity;
+        let worth = idle >= capacity / 16
+            || self.fill() > FILL_HIGH
+            || self.shared.is_draining() && self.volume.dirty.is_empty()
+            || now.saturating_sub(self.checkpoint_ns) > CHECKPOINT_EVERY_NS;
+        if worth {
+            self.checkpoint_ns = now;
+            if let Err(e) = self.volume.checkpoint() {
+                log::error!("taking a checkpoint failed: {e:?}; the log keeps its segments");
+            }
+        }
+    }
+
+    /// Bytes of sealed segments that hold nothing live.
+    fn reclaimable(&self) -> u64 {
+        self.volume.wal.idle_sealed_bytes()
+    }
+
+    fn name(&mut self, ino: InodeId) -> String {
+        self.next_name += 1;
+        format!("{:x}-{:x}", ino.0, self.next_name)
+    }
+
+    /// Notes a failure of the backing: what failed, and why.
+    fn failed(&self, what: &str, e: &std::io::Error) {
+        self.shared.errors.fetch_add(1, Ordering::Relaxed);
+        let line = format!("{what}: {e}");
+        log::warn!("writeback: {line}");
+        *self.shared.last_error.lock() = Some(line);
+    }
+}

@@ -1,0 +1,123 @@
+//! The first half of a batch: content on its way, nothing of it visible in the backing yet.
+
+use super::Writeback;
+use crate::backing::{AttrChange, BackingPath, BackingStat, NewObject, Update, staged_path};
+use crate::format::mutation::EntryKey;
+use crate::types::{InodeId, Kind, Lsn};
+use crate::volume::Snapshot;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// An object staged under a name of ours.
+pub(super) struct Staged {
+    pub name: String,
+    pub stat: BackingStat,
+    pub snap: Snapshot,
+    /// It replaces the file at its present place as a whole.
+    pub in_place_of: Option<EntryKey>,
+}
+
+/// What a batch has done so far.
+#[derive(Default)]
+pub(super) struct Work {
+    pub staged: HashMap<InodeId, Staged>,
+    /// Updated where they are.
+    pub updated: Vec<Snapshot>,
+    /// Directories whose attributes must be set at the end.
+    pub dirs: HashMap<InodeId, Option<Snapshot>>,
+    pub sync_files: Vec<BackingPath>,
+    /// Names that agree now: as of which record, and what the backing holds.
+    pub entries: Vec<(EntryKey, Lsn, Option<InodeId>)>,
+    /// No longer in the backing.
+    pub gone: Vec<InodeId>,
+    pub visiting: Vec<EntryKey>,
+    pub moved: Vec<InodeId>,
+}
+
+impl Writeback {
+    /// Stages a new object, or a file that is replaced as a whole.
+    pub(super) fn stage(&mut self, snap: Snapshot, in_place_of: Option<EntryKey>, w: &mut Work) -> io::Result<()> {
+        let name = self.name(snap.ino);
+        let xattrs = match &snap.xattrs {
+            Some(x) => x.clone(),
+            None => self.known_xattrs(&snap)?,
+        };
+        let object = NewObject { attr: snap.attr, target: snap.target.clone(), xattrs };
+        let volume = self.volume.clone();
+        let mut bytes = 0;
+        let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
+            volume.pull(&snap, &mut |p| {
+                if let crate::backing::Piece::Data { bytes: b, .. } = &p {
+                    bytes += b.len() as u64;
+                }
+                sink(p)
+            })
+        };
+        let stat = self.volume.backing.stage(&name, &object, &mut content)?;
+        self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        w.sync_files.push(staged_path(&name));
+        w.staged.insert(snap.ino, Staged { name, stat, snap, in_place_of });
+        Ok(())
+    }
+
+    fn known_xattrs(&self, snap: &Snapshot) -> io::Result<Vec<(crate::types::Name, Vec<u8>)>> {
+        let Some(cell) = self.volume.cell(snap.ino) else { return Ok(Vec::new()) };
+        self.volume.xattrs(&cell).map_err(|e| io::Error::other(format!("reading xattrs: {e:?}")))
+    }
+
+    /// Changes a file or its attributes where it is.
+    pub(super) fn update(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
+        let path = {
+            let places = self.volume.places.read();
+            BackingPath(places.path(snap.ino).ok_or(io::ErrorKind::NotFound)?)
+        };
+        if snap.attr.kind == Kind::File && snap.data != Lsn::NONE {
+            let volume = self.volume.clone();
+            let mut bytes = 0;
+            let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
+                volume.pull(&snap, &mut |p| {
+                    if let crate::backing::Piece::Data { bytes: b, .. } = &p {
+                        bytes += b.len() as u64;
+                    }
+                    sink(p)
+                })
+            };
+            let update = Update { keep: snap.base_end, size: snap.attr.size, content: &mut content };
+            self.volume.backing.update(&path, update)?;
+            self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.set_attr(&path, &snap)?;
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        w.sync_files.push(path);
+        w.updated.push(snap);
+        Ok(())
+    }
+
+    pub(super) fn set_attr(&self, path: &BackingPath, snap: &Snapshot) -> io::Result<()> {
+        let change = AttrChange {
+            mode: (snap.attr.kind != Kind::Symlink).then_some(snap.attr.mode),
+            owner: Some((snap.attr.uid, snap.attr.gid)),
+            times: Some((snap.attr.atime, snap.attr.mtime)),
+            xattrs: snap.xattrs.clone(),
+        };
+        self.volume.backing.set_attr(path, snap.attr.kind, &change)
+    }
+
+    /// A file may be replaced as a whole when nothing of the backing's content is part of it, it has
+    /// one name, and that name is where it is.
+    pub(super) fn replaceable(&self, snap: &Snapshot) -> Option<EntryKey> {
+        if snap.attr.kind != Kind::File
+            || snap.data == Lsn::NONE
+            || snap.base_end > 0
+            || snap.attr.nlink != 1
+            || snap.attr.size == 0
+        {
+            return None;
+        }
+        let at = self.volume.places.read().get(snap.ino)?.at.clone();
+        let (target, was, _) = self.volume.entry(&at)?;
+        (target == Some(snap.ino) && was == Some(snap.ino)).then_some(at)
+    }
+}
