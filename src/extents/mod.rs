@@ -23,9 +23,7 @@ pub enum Source {
 impl Source {
     fn skip(self, by: u64) -> Source {
         match self {
-            Source::Log { segment, record, data } => {
-                Source::Log { segment, record, data: data + by as u32 }
-            }
+            Source::Log { segment, record, data } => Source::Log { segment, record, data: data + by as u32 },
             other => other,
         }
     }

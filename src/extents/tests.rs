@@ -2,11 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn log_extent(n: u64, len: u64) -> Extent {
-    Extent {
-        len,
-        lsn: Lsn(n),
-        source: Source::Log { segment: SegmentId(n as u32), record: 0, data: 0 },
-    }
+    Extent { len, lsn: Lsn(n), source: Source::Log { segment: SegmentId(n as u32), record: 0, data: 0 } }
 }
 
 proptest! {

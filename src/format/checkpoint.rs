@@ -133,8 +133,8 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
         return Err(Malformed("checkpoint: checksum"));
     }
     let config = bincode::config::standard().with_limit::<{ BYTES_MAX as usize }>();
-    let (c, used) = bincode::serde::decode_from_slice(body, config)
-        .map_err(|_| Malformed("checkpoint: body"))?;
+    let (c, used) =
+        bincode::serde::decode_from_slice(body, config).map_err(|_| Malformed("checkpoint: body"))?;
     if used != body.len() {
         return Err(Malformed("checkpoint: trailing bytes"));
     }

@@ -93,8 +93,7 @@ impl Header {
     /// the frame; a frame that does not fit into it is malformed. The data's checksum is the
     /// caller's to check.
     pub fn decode(segment: SegmentId, generation: u32, bytes: &[u8]) -> Result<Header, Malformed> {
-        let b: &[u8; HEADER_BYTES] =
-            bytes.first_chunk().ok_or(Malformed("record header: cut short"))?;
+        let b: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(Malformed("record header: cut short"))?;
         if u32_at(b, MAGIC_AT) != MAGIC {
             return Err(Malformed("record header: no magic"));
         }
@@ -146,7 +145,5 @@ fn head_crc(segment: SegmentId, generation: u32, b: &[u8; HEADER_BYTES], meta: &
 
 /// The predecessors named at the start of a meta that `Header::decode` accepted.
 pub fn predecessors(count: u8, meta: &[u8]) -> impl Iterator<Item = Lsn> + '_ {
-    meta.chunks_exact(8)
-        .take(count as usize)
-        .map(|c| Lsn(u64::from_le_bytes(std::array::from_fn(|i| c[i]))))
+    meta.chunks_exact(8).take(count as usize).map(|c| Lsn(u64::from_le_bytes(std::array::from_fn(|i| c[i]))))
 }

@@ -130,9 +130,7 @@ impl Mutation {
                 w.u64(*len);
                 w.u64(*size);
             }
-            Mutation::SetXattrs { ino } | Mutation::Settled { ino } | Mutation::Gone { ino } => {
-                w.u64(ino.0)
-            }
+            Mutation::SetXattrs { ino } | Mutation::Settled { ino } | Mutation::Gone { ino } => w.u64(ino.0),
             Mutation::Intent { ino, id, at } => {
                 w.u64(ino.0);
                 w.u64(id.0);
@@ -182,12 +180,7 @@ impl Mutation {
             },
             8 => Mutation::Write { ino: ino(&mut r)?, offset: r.u64()?, clear_suid: r.u8()? != 0 },
             9 => Mutation::SetAttr { ino: ino(&mut r)?, set: set(&mut r)? },
-            10 => Mutation::Zero {
-                ino: ino(&mut r)?,
-                offset: r.u64()?,
-                len: r.u64()?,
-                size: r.u64()?,
-            },
+            10 => Mutation::Zero { ino: ino(&mut r)?, offset: r.u64()?, len: r.u64()?, size: r.u64()? },
             11 => Mutation::SetXattrs { ino: ino(&mut r)? },
             12 => Mutation::Settled { ino: ino(&mut r)? },
             13 => Mutation::Intent { ino: ino(&mut r)?, id: BackingId(r.u64()?), at: key(&mut r)? },
@@ -336,9 +329,7 @@ pub fn decode_xattrs(bytes: &[u8]) -> Result<Vec<(Name, Vec<u8>)>, Malformed> {
         let name: Name = r.bytes()?.into();
         let n = r.u32()? as usize;
         let value = r.take(n)?.to_vec();
-        left = left
-            .checked_sub(2 + name.len() + 4 + n)
-            .ok_or(Malformed("extended attributes"))?;
+        left = left.checked_sub(2 + name.len() + 4 + n).ok_or(Malformed("extended attributes"))?;
         out.push((name, value));
     }
     Ok(out)

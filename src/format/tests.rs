@@ -123,10 +123,13 @@ fn golden_header_bytes() {
     let head = header().encode(SegmentId(5), &[9u8; 25]);
     let hex: String = head.iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(&hex[..8], "464c7231");
-    assert_eq!(&hex[16..], concat!(
-        "080706050403020107000000e11000006300000000000000",
-        "08011900030000004ca9a6d200100000ffffffffffffffff0000000000000000"
-    ));
+    assert_eq!(
+        &hex[16..],
+        concat!(
+            "080706050403020107000000e11000006300000000000000",
+            "08011900030000004ca9a6d200100000ffffffffffffffff0000000000000000"
+        )
+    );
     let s = SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3 }.encode();
     assert_eq!(&s[..24], b"FORELOGS\x01\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
 }

@@ -3,6 +3,8 @@
 use crate::types::{ClientId, ProgramId};
 use crate::wal::ClientSlot;
 use dashmap::DashMap;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -20,28 +22,32 @@ pub struct Client {
     pub gone: AtomicBool,
 }
 
+/// Ended processes that `status` still names.
+const GONE_MAX: usize = 64;
+
 /// All clients.
 pub struct Clients {
-    by_process: DashMap<(u32, u64), Arc<Client>>,
+    by_process: DashMap<u32, Arc<Client>>,
     by_id: DashMap<ClientId, Arc<Client>>,
     next: AtomicU32,
+    gone: Mutex<VecDeque<ClientId>>,
     /// Stands for those whose process is not known, and for those beyond the cap.
     pub nobody: Arc<Client>,
 }
 
 impl Default for Clients {
     fn default() -> Self {
-        let nobody = Arc::new(Client::new(ClientId(1), 0, 0, ProgramId(0), "-".into()));
+        let nobody = Arc::new(Client::new(ClientId(1), 0, ProgramId(0), "-".into()));
         let by_id = DashMap::new();
         by_id.insert(ClientId(1), nobody.clone());
-        Clients { by_process: DashMap::new(), by_id, next: AtomicU32::new(2), nobody }
+        Clients { by_process: DashMap::new(), by_id, next: AtomicU32::new(2), gone: Mutex::default(), nobody }
     }
 }
 
 impl Client {
-    fn new(id: ClientId, pid: u32, start: u64, program: ProgramId, name: String) -> Client {
+    fn new(id: ClientId, pid: u32, program: ProgramId, name: String) -> Client {
         Client {
-            slot: ClientSlot::new(id, pid, start),
+            slot: ClientSlot::new(id, pid),
             program,
             name,
             requests: AtomicU64::new(0),
@@ -53,23 +59,19 @@ impl Client {
 }
 
 impl Clients {
-    /// The client that is this process.
-    pub fn get_or_make(
-        &self,
-        pid: u32,
-        start: u64,
-        program: impl FnOnce() -> (ProgramId, String),
-    ) -> Arc<Client> {
-        if let Some(c) = self.by_process.get(&(pid, start)) {
+    /// The client that is this process. The caller sees to it that an ended process is told by
+    /// `exited` before its number is used again.
+    pub fn get_or_make(&self, pid: u32, program: impl FnOnce() -> (ProgramId, String)) -> Arc<Client> {
+        if let Some(c) = self.by_process.get(&pid) {
             return c.clone();
         }
         if self.by_process.len() >= CLIENTS_MAX {
             return self.nobody.clone();
         }
-        let made = self.by_process.entry((pid, start)).or_insert_with(|| {
+        let made = self.by_process.entry(pid).or_insert_with(|| {
             let id = ClientId(self.next.fetch_add(1, Ordering::Relaxed));
             let (program, name) = program();
-            Arc::new(Client::new(id, pid, start, program, name))
+            Arc::new(Client::new(id, pid, program, name))
         });
         self.by_id.insert(made.slot.id, made.clone());
         made.clone()
@@ -88,13 +90,17 @@ impl Clients {
 
     /// The process `pid` ended: its client is dropped and returned.
     pub fn exited(&self, pid: u32) -> Vec<Arc<Client>> {
-        let keys: Vec<(u32, u64)> =
-            self.by_process.iter().map(|e| *e.key()).filter(|k| k.0 == pid).collect();
         let mut out = Vec::new();
-        for k in keys {
-            if let Some((_, c)) = self.by_process.remove(&k) {
-                self.by_id.remove(&c.slot.id);
+        {
+            if let Some((_, c)) = self.by_process.remove(&pid) {
                 c.gone.store(true, Ordering::Release);
+                let mut gone = self.gone.lock();
+                gone.push_back(c.slot.id);
+                if gone.len() > GONE_MAX
+                    && let Some(id) = gone.pop_front()
+                {
+                    self.by_id.remove(&id);
+                }
                 out.push(c);
             }
         }

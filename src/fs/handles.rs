@@ -1,7 +1,7 @@
 //! Open handles.
 
-use super::readdir::Listing;
 use super::Client;
+use super::readdir::Listing;
 use crate::types::InodeId;
 use crate::volume::{Cell, Error, Result};
 use dashmap::DashMap;

@@ -39,10 +39,7 @@ impl Default for Meter {
     fn default() -> Self {
         // 1 ns to 100 s in three significant digits: bounds that the crate accepts.
         let histogram = || {
-            Mutex::new(
-                Histogram::new_with_bounds(1, 100_000_000_000, 2)
-                    .expect("constant bounds are valid"),
-            )
+            Mutex::new(Histogram::new_with_bounds(1, 100_000_000_000, 2).expect("constant bounds are valid"))
         };
         let one = || One {
             count: AtomicU64::new(0),

@@ -87,12 +87,8 @@ impl Fs {
         }
         let (after, _) = self.known(dir)?;
         // Removed here before or while the backing was asked: gone.
-        let gone: HashSet<&Name> = before
-            .iter()
-            .chain(&after)
-            .filter(|(_, t)| t.is_none())
-            .map(|(n, _)| n)
-            .collect();
+        let gone: HashSet<&Name> =
+            before.iter().chain(&after).filter(|(_, t)| t.is_none()).map(|(n, _)| n).collect();
         {
             let places = self.volume.places.read();
             for e in there.into_iter().filter(|e| !gone.contains(&e.name)) {
@@ -131,11 +127,7 @@ impl Fs {
         Ok((names, d.complete || i.node.is_dead()))
     }
 
-    pub(super) fn list_backing(
-        &self,
-        dir: InodeId,
-        each: &mut dyn FnMut(BackingEntry),
-    ) -> Result<()> {
+    pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<()> {
         let _tree = self.volume.tree.read();
         let Some(path) = self.volume.places.read().path(dir) else { return Ok(()) };
         self.volume.may_ask_backing()?;

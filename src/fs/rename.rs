@@ -48,8 +48,7 @@ impl Fs {
             let cells: Vec<&Arc<Cell>> =
                 [Some(&p), Some(&q), Some(&cell), there.as_ref()].into_iter().flatten().collect();
             let mut locked = Locked::new(&cells);
-            if target(&locked, &from) != Some(cell.id)
-                || target(&locked, &to) != there.as_ref().map(|t| t.id)
+            if target(&locked, &from) != Some(cell.id) || target(&locked, &to) != there.as_ref().map(|t| t.id)
             {
                 continue;
             }

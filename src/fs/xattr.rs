@@ -87,8 +87,7 @@ impl Fs {
         let change = self.volume.change(&who.client.slot);
         change.track(&cell)?;
         let mut locked = Locked::new(&[&cell]);
-        let mut set =
-            locked.get(ino).and_then(|i| i.node.xattrs.clone()).ok_or(Error::Stale)?;
+        let mut set = locked.get(ino).and_then(|i| i.node.xattrs.clone()).ok_or(Error::Stale)?;
         f(&mut set)?;
         let bytes = encode_xattrs(&set);
         let data = Data { bytes: &bytes, may_split: false };

@@ -32,11 +32,8 @@ pub fn fsck(log_dir: &Path, as_json: bool) -> Result<(String, bool), String> {
     };
     let from = image.checkpoint.as_ref().map_or(0, |c| c.lsn);
     let records: usize = image.scans.iter().map(|s| s.3.records.len()).sum();
-    let waiting: usize = image
-        .scans
-        .iter()
-        .map(|s| s.3.records.iter().filter(|r| r.header.lsn.0 > from).count())
-        .sum();
+    let waiting: usize =
+        image.scans.iter().map(|s| s.3.records.iter().filter(|r| r.header.lsn.0 > from).count()).sum();
     let torn: u64 = image.scans.iter().map(|s| s.3.torn as u64).sum();
     let dirty = image.checkpoint.as_ref().map_or(0, |c| c.inodes.len());
     let clean = image.damage.is_empty() && image.checkpoint.is_some();
@@ -67,7 +64,8 @@ pub fn fsck(log_dir: &Path, as_json: bool) -> Result<(String, bool), String> {
     if image.checkpoint.is_none() {
         out += "DAMAGE: there is no checkpoint\n";
     }
-    out += if clean { "clean" } else { "damaged: mount it to recover the rest; what is named above gives EIO" };
+    out +=
+        if clean { "clean" } else { "damaged: mount it to recover the rest; what is named above gives EIO" };
     Ok((out, clean))
 }
 

@@ -174,15 +174,11 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
         noatime: c.flags.noatime,
         max_read: None,
     };
-    let served = crate::mount::serve(
-        gateway.fs.clone(),
-        gateway.callers.clone(),
-        &c.mountpoint,
-        &options,
-        c.threads,
-    )
-    .map_err(|e| e.to_string())?;
-    let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway)) {
+    let served =
+        crate::mount::serve(gateway.fs.clone(), gateway.callers.clone(), &c.mountpoint, &options, c.threads)
+            .map_err(|e| e.to_string())?;
+    let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway))
+    {
         Ok(s) => s,
         Err(e) => {
             gateway.unmount(true).map_err(|u| format!("{e}; and unmounting failed: {u}"))?;
@@ -277,4 +273,3 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
 fn still_mounted(c: &Config) -> bool {
     mountinfo::is_mounted(&c.mountpoint).unwrap_or(false)
 }
-

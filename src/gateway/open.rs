@@ -43,7 +43,9 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let mut locks = vec![lock(&dir.join("lock"), "log", &*clock)?];
     let backing = DirectoryBacking::open(&config.backing)
         .map_err(|e| format!("backing {}: {e}", config.backing.display()))?;
-    backing.prepare().map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
+    backing
+        .prepare()
+        .map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
     locks.push(lease(&config.backing, &backing, &*clock)?);
     let backing: Arc<dyn Backing> = Arc::new(backing);
     let disk: Arc<dyn Disk> =
@@ -133,7 +135,8 @@ fn lock(path: &Path, what: &str, clock: &dyn Clock) -> Result<LockFile, String> 
 
 /// One gateway a backing. Taking the lease must not move the root directory's times.
 fn lease(root: &Path, backing: &dyn Backing, clock: &dyn Clock) -> Result<LockFile, String> {
-    let before = backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", root.display()))?;
+    let before =
+        backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", root.display()))?;
     let l = lock(&root.join(LEASE), "backing", clock)?;
     restore_times(backing, &before.attr);
     Ok(l)

@@ -144,7 +144,7 @@ impl Gateway {
                 let o = Owner::Client(c.slot.id);
                 let mine = dirty.get(&o).copied().unwrap_or(0).max(0) as u64;
                 status::Client {
-                    client: format!("{}:{}", c.slot.pid, c.slot.start),
+                    client: format!("{}:{}", c.slot.pid, c.slot.start.load(Ordering::Relaxed)),
                     pid: c.slot.pid,
                     program: c.name.clone(),
                     requests: c.requests.load(Ordering::Relaxed),

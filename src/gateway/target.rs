@@ -43,13 +43,19 @@ impl Gateway {
         loop {
             // What became dirty after the question is not part of it.
             let older = |t: Option<i64>| t.is_some_and(|t| t <= asked);
-            if !older(self.volume.dirty.oldest_ns()) && !self.writeback.in_step() && !older(self.volume.dirty.oldest_ns()) {
+            if !older(self.volume.dirty.oldest_ns())
+                && !self.writeback.in_step()
+                && !older(self.volume.dirty.oldest_ns())
+            {
                 return Verdict::done("");
             }
             let spent_ms = (self.volume.clock.monotonic_ns() - start) / 1_000_000;
             if deadline_ms.is_some_and(|d| spent_ms >= d) {
                 let why = self.writeback.trouble.lock().clone().map(|t| format!("; {t}")).unwrap_or_default();
-                return Verdict::remains(format!("{} bytes are still only in the log{why}", self.bytes_left()));
+                return Verdict::remains(format!(
+                    "{} bytes are still only in the log{why}",
+                    self.bytes_left()
+                ));
             }
             progress(self.progress(self.bytes_left()));
             self.writeback.wait_step(Duration::from_millis(100));
@@ -91,7 +97,12 @@ impl ControlTarget for Target {
         self.gateway.upgrade().map(|g| g.status()).unwrap_or_default()
     }
 
-    fn flush(&self, _paths: &[Vec<u8>], deadline_ms: Option<u64>, progress: &mut dyn FnMut(Progress)) -> Verdict {
+    fn flush(
+        &self,
+        _paths: &[Vec<u8>],
+        deadline_ms: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Verdict {
         self.gateway.upgrade().map_or_else(gone, |g| g.flush(deadline_ms, progress))
     }
 

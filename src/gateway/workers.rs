@@ -35,7 +35,8 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
         })?
     };
     let mut planner = Planner::new(g);
-    let predictor = Worker::every("predictor", g.config.predict_interval, Bell::new(), move || planner.tick())?;
+    let predictor =
+        Worker::every("predictor", g.config.predict_interval, Bell::new(), move || planner.tick())?;
     let commit = {
         let g = g.clone();
         Worker::every("commit", g.config.commit_interval, Bell::new(), move || commit(&g))?
@@ -49,7 +50,12 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
         let g = g.clone();
         Worker::every("reaper", Duration::from_millis(1), Bell::new(), move || reap(&g))?
     };
-    Ok(Workers { gateway: g.clone(), committers, writeback, others: vec![predictor, commit, tick, reaper] })
+    let namer = {
+        let g = g.clone();
+        Worker::every("namer", Duration::from_millis(50), Bell::new(), move || g.callers.complete())?
+    };
+    let others = vec![predictor, commit, tick, reaper, namer];
+    Ok(Workers { gateway: g.clone(), committers, writeback, others })
 }
 
 impl Workers {

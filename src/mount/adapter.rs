@@ -120,10 +120,7 @@ impl OwnedNew {
 
 fn how(flags: OpenFlags) -> OpenHow {
     const O_DSYNC: i32 = 0o10000;
-    OpenHow {
-        writes: !matches!(flags.acc_mode(), OpenAccMode::O_RDONLY),
-        sync: flags.0 & O_DSYNC != 0,
-    }
+    OpenHow { writes: !matches!(flags.acc_mode(), OpenAccMode::O_RDONLY), sync: flags.0 & O_DSYNC != 0 }
 }
 
 fn open_flags(how: OpenHow) -> FopenFlags {
@@ -264,10 +261,13 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (who, how) = (self.who(req), how(flags));
-        self.run(move |fs| fs.open(&who, InodeId(ino.0), how), move |r| match r {
-            Ok(fh) => reply.opened(FileHandle(fh), open_flags(how)),
-            Err(e) => reply.error(code(&e)),
-        });
+        self.run(
+            move |fs| fs.open(&who, InodeId(ino.0), how),
+            move |r| match r {
+                Ok(fh) => reply.opened(FileHandle(fh), open_flags(how)),
+                Err(e) => reply.error(code(&e)),
+            },
+        );
     }
 
     fn create(
@@ -287,9 +287,7 @@ impl Filesystem for Adapter {
             Ok((l, fs.open(&who, l.ino, how)?))
         };
         self.run(op, move |r| match r {
-            Ok((l, fh)) => {
-                reply.created(&TTL, &attr(&l), Generation(0), FileHandle(fh), open_flags(how))
-            }
+            Ok((l, fh)) => reply.created(&TTL, &attr(&l), Generation(0), FileHandle(fh), open_flags(how)),
             Err(e) => reply.error(code(&e)),
         });
     }
@@ -307,11 +305,14 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let start = fs.volume.clock.monotonic_ns();
-        self.run(move |fs| fs.read(InodeId(ino.0), offset, size as usize), move |r| {
-            let bytes = r.as_ref().map_or(0, |v| v.len() as u64);
-            fs.meter.note(Verb::Read, bytes, fs.volume.clock.monotonic_ns() - start);
-            data(reply, r)
-        });
+        self.run(
+            move |fs| fs.read(InodeId(ino.0), offset, size as usize),
+            move |r| {
+                let bytes = r.as_ref().map_or(0, |v| v.len() as u64);
+                fs.meter.note(Verb::Read, bytes, fs.volume.clock.monotonic_ns() - start);
+                data(reply, r)
+            },
+        );
     }
 
     fn write(
@@ -392,18 +393,21 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.run(move |fs| fs.listing(fh.0, offset == 0), move |r| match r {
-            Err(e) => reply.error(code(&e)),
-            Ok(l) => {
-                for (i, item) in l.items.iter().enumerate().skip(offset as usize) {
-                    let name = OsStr::from_bytes(&item.name);
-                    if reply.add(INodeNo(item.ino.0), i as u64 + 1, file_type(item.kind), name) {
-                        break;
+        self.run(
+            move |fs| fs.listing(fh.0, offset == 0),
+            move |r| match r {
+                Err(e) => reply.error(code(&e)),
+                Ok(l) => {
+                    for (i, item) in l.items.iter().enumerate().skip(offset as usize) {
+                        let name = OsStr::from_bytes(&item.name);
+                        if reply.add(INodeNo(item.ino.0), i as u64 + 1, file_type(item.kind), name) {
+                            break;
+                        }
                     }
+                    reply.ok();
                 }
-                reply.ok();
-            }
-        });
+            },
+        );
     }
 
     fn readdirplus(
@@ -439,7 +443,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.fs.release(fh.0);
         reply.ok();
     }
@@ -499,7 +510,15 @@ impl Filesystem for Adapter {
         self.run(op, |r| empty(reply, r));
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         const SEEK_DATA: i32 = 3;
         const SEEK_HOLE: i32 = 4;
         if !matches!(whence, SEEK_DATA | SEEK_HOLE) || offset < 0 {
@@ -530,11 +549,9 @@ impl Filesystem for Adapter {
         let mut done = 0;
         // Long: never on a session thread. One reply counts at most 32 bits.
         let len = len.min(1 << 30);
-        self.pool.run(move || {
-            match fs.patiently(|| fs.copy_range(&who, from, to, len, &mut done)) {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(code(&e)),
-            }
+        self.pool.run(move || match fs.patiently(|| fs.copy_range(&who, from, to, len, &mut done)) {
+            Ok(n) => reply.written(n as u32),
+            Err(e) => reply.error(code(&e)),
         });
     }
 }
@@ -564,8 +581,12 @@ fn written(
         return reply.written(len as u32);
     }
     let ino = h.cell.id;
-    fs.fsync(&who, ino, Box::new(move |r| match r {
-        Ok(()) => reply.written(len as u32),
-        Err(e) => reply.error(code(&e)),
-    }));
+    fs.fsync(
+        &who,
+        ino,
+        Box::new(move |r| match r {
+            Ok(()) => reply.written(len as u32),
+            Err(e) => reply.error(code(&e)),
+        }),
+    );
 }

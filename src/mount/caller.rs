@@ -4,8 +4,10 @@ use crate::fs::{Client, Clients};
 use crate::history::Programs;
 use crate::sys::proc::{self, ExitWatch};
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Processes watched for their end.
@@ -19,12 +21,14 @@ pub struct Callers {
     programs: Arc<Programs>,
     threads: DashMap<u32, (u32, Arc<Client>)>,
     watch: ExitWatch,
+    /// Clients whose start time is still to be found.
+    nameless: Mutex<Vec<Arc<Client>>>,
 }
 
 impl Callers {
     pub fn new(clients: Arc<Clients>, programs: Arc<Programs>) -> io::Result<Callers> {
         let watch = ExitWatch::new(WATCHED_MAX)?;
-        Ok(Callers { clients, programs, threads: DashMap::new(), watch })
+        Ok(Callers { clients, programs, threads: DashMap::new(), watch, nameless: Mutex::default() })
     }
 
     /// The client of a thread. `None` for the kernel's own requests and for threads that are gone.
@@ -37,10 +41,14 @@ impl Callers {
         }
         let p = proc::of_thread(tid).ok()?;
         let programs = &self.programs;
-        let client = self.clients.get_or_make(p.tgid, p.start_ticks, || {
-            let program = programs.intern(&p.comm);
-            (program, p.comm.clone())
+        let mut new = false;
+        let client = self.clients.get_or_make(p.tgid, || {
+            new = true;
+            (programs.intern(&p.comm), p.comm.clone())
         });
+        if new {
+            self.nameless.lock().push(client.clone());
+        }
         // Not watched: not remembered, so that a later process of this number is seen afresh.
         if self.watch.add(p.tgid).unwrap_or(false) {
             if self.threads.len() >= THREADS_MAX {
@@ -54,6 +62,17 @@ impl Callers {
     /// The client of a thread, or the one that stands for nobody known.
     pub fn or_nobody(&self, tid: u32) -> Arc<Client> {
         self.client(tid).unwrap_or_else(|| self.clients.nobody.clone())
+    }
+
+    /// Finds the start times of new clients. May wait for a process that waits for us, so it has a
+    /// thread of its own.
+    pub fn complete(&self) {
+        let new = std::mem::take(&mut *self.nameless.lock());
+        for c in new {
+            if let Ok(ticks) = proc::start_ticks(c.slot.pid) {
+                c.slot.start.store(ticks, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Waits a moment for watched processes to end and returns their clients.

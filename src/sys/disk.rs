@@ -140,8 +140,7 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }
-    let got =
-        rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
+    let got = rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
     match got {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
         other => Ok(other?),

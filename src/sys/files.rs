@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// Identity of the machine's present boot; empty where the kernel does not say.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// 128 random bits from the kernel.
@@ -41,12 +43,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW.bits() as i32;
-    let mut f = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .custom_flags(flags)
-        .open(path)?;
+    let mut f = OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
     f.write_all(bytes)?;
     // The umask may have cut it.
     f.set_permissions(std::fs::Permissions::from_mode(mode))?;

@@ -5,9 +5,7 @@ use crate::sys::mountinfo;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
-};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags};
 use rustix::net::{SocketType, recvmsg, socketpair};
 use std::ffi::CString;
 use std::io::{self, IoSliceMut};
@@ -77,11 +75,12 @@ pub fn mount_fuse(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd>
     }
     match mount_by_syscall(mountpoint, opts) {
         // Root of a container without CAP_SYS_ADMIN.
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => mount_by_helper(mountpoint, opts)
-            .map_err(|by_helper| {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+            mount_by_helper(mountpoint, opts).map_err(|by_helper| {
                 let why = "mount(2) is not permitted (it needs CAP_SYS_ADMIN)";
                 io::Error::new(e.kind(), format!("cannot mount on {shown}: {why}; {by_helper}"))
-            }),
+            })
+        }
         Err(e) if e.raw_os_error().is_some() => {
             Err(io::Error::new(e.kind(), format!("cannot mount on {shown}: {e}")))
         }
@@ -120,15 +119,10 @@ fn open_device() -> io::Result<OwnedFd> {
     })
 }
 
-fn kernel_data(
-    fuse: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    o: &MountOptions,
-) -> io::Result<String> {
+fn kernel_data(fuse: BorrowedFd<'_>, target: BorrowedFd<'_>, o: &MountOptions) -> io::Result<String> {
     let kind = rustix::fs::fstat(target)?.st_mode & libc::S_IFMT;
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let mut data =
-        format!("fd={},rootmode={kind:o},user_id={uid},group_id={gid}", fuse.as_raw_fd());
+    let mut data = format!("fd={},rootmode={kind:o},user_id={uid},group_id={gid}", fuse.as_raw_fd());
     if o.default_permissions {
         data.push_str(",default_permissions");
     }
@@ -176,8 +170,7 @@ fn helper_options(o: &MountOptions) -> String {
 
 /// The `_FUSE_COMMFD` protocol: the helper mounts and sends the descriptor over a socket.
 fn mount_by_helper(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let number = theirs.as_raw_fd();
     let run = |helper: &str| {
         let mut c = helper_command(helper);

@@ -13,29 +13,40 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// A process: `tgid` with `start_ticks` is never used twice while the machine is up.
+/// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Thread group id: what users call the pid.
     pub tgid: u32,
-    /// Start, in clock ticks since boot.
-    pub start_ticks: u64,
     /// Program name as in `/proc/PID/comm`.
     pub comm: String,
 }
 
 /// The process of thread `tid`. `NotFound` once it is gone or where `/proc` hides it; 0 is none.
 /// The answer may be of a later thread with the same id, so it steers placement only.
+///
+/// Reads `status` alone. `stat` takes locks that a process in exec holds while it waits for us to
+/// serve its pages (seen on Linux 6.18: the request and the read wait for each other for ever).
 pub fn of_thread(tid: u32) -> io::Result<Process> {
     if tid == 0 {
         return Err(io::ErrorKind::NotFound.into());
     }
     let mut buf = [0u8; 2048];
     let n = read(&format!("/proc/{tid}/status"), &mut buf)?;
-    let tgid = parse_tgid(&buf[..n]).ok_or(io::ErrorKind::InvalidData)?;
+    let field = |name: &[u8]| {
+        let line = buf[..n].split(|b| *b == b'\n').find_map(|l| l.strip_prefix(name))?;
+        Some(String::from_utf8_lossy(line).trim().to_owned())
+    };
+    let tgid = field(b"Tgid:").and_then(|t| t.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Process { tgid, comm: field(b"Name:").unwrap_or_default() })
+}
+
+/// Start of a process in clock ticks since boot; with the tgid it names a process for good. May
+/// wait as long as the process waits for us (see `of_thread`): never ask it in a request.
+pub fn start_ticks(tgid: u32) -> io::Result<u64> {
+    let mut buf = [0u8; 2048];
     let n = read(&format!("/proc/{tgid}/stat"), &mut buf)?;
-    let (comm, start_ticks) = parse_stat(&buf[..n]).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Process { tgid, start_ticks, comm })
+    Ok(parse_stat(&buf[..n]).ok_or(io::ErrorKind::InvalidData)?)
 }
 
 /// One read is enough: the kernel makes such a file up whole for it.
@@ -48,20 +59,12 @@ fn read(path: &str, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-fn parse_tgid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|b| *b == b'\n').find_map(|l| l.strip_prefix(b"Tgid:"))?;
-    std::str::from_utf8(line).ok()?.trim().parse().ok()
-}
-
-/// Comm and field 22. The comm is in parentheses and may itself hold spaces and parentheses.
-fn parse_stat(stat: &[u8]) -> Option<(String, u64)> {
-    let open = stat.iter().position(|b| *b == b'(')?;
+/// Field 22. The comm before it is in parentheses and may itself hold spaces and parentheses.
+fn parse_stat(stat: &[u8]) -> Option<u64> {
     let close = stat.iter().rposition(|b| *b == b')')?;
-    let comm = String::from_utf8_lossy(stat.get(open + 1..close)?).into_owned();
     let rest = std::str::from_utf8(&stat[close + 1..]).ok()?;
     // What follows the comm is field 3.
-    let start = rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
-    Some((comm, start))
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// Tells of the end of processes. Any thread may add while one waits.
@@ -146,11 +149,9 @@ mod tests {
         for f in 4..30 {
             line.extend_from_slice(format!(" {}", f * 100).as_bytes());
         }
-        assert_eq!(parse_stat(&line), Some(("a) (b c".into(), 2200)));
+        assert_eq!(parse_stat(&line), Some(2200));
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b")("), None);
-        assert_eq!(parse_tgid(b"Name:\tx\nTgid:\t17\nPid:\t18\n"), Some(17));
-        assert_eq!(parse_tgid(b"Name:\tTgid:\n"), None);
     }
 
     #[test]
@@ -161,6 +162,7 @@ mod tests {
         });
         assert_eq!(there.unwrap().join().unwrap(), here);
         assert_eq!(here.tgid, std::process::id());
+        assert!(start_ticks(here.tgid).unwrap() > 0);
         assert_eq!(of_thread(0).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(of_thread(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -92,9 +92,8 @@ mod tests {
     fn lines_come_and_go_and_others_stay() {
         let t = tempfile::tempdir().unwrap();
         let d = t.path().join("mount");
-        let line = |target: &str, opts: &str| {
-            format!("ID=7 SRC=/x TARGET={target} ROOT=/ OPTS={opts}").into_bytes()
-        };
+        let line =
+            |target: &str, opts: &str| format!("ID=7 SRC=/x TARGET={target} ROOT=/ OPTS={opts}").into_bytes();
         let other = line("/mnt/a\\040b", "_netdev");
         edit(&d, b"-", Some(other.clone())).unwrap();
         edit(&d, b"/mnt/a\\040b", Some(line("/mnt/a\\040b", "helper=forelog"))).unwrap();

@@ -91,9 +91,7 @@ impl Volume {
             Mutation::Rename { from, to, ino, replaced } => {
                 self.renamed(locked, from, to, *ino, *replaced, at)
             }
-            Mutation::Exchange { a, b, ino_a, ino_b } => {
-                self.exchanged(locked, a, b, *ino_a, *ino_b, at)
-            }
+            Mutation::Exchange { a, b, ino_a, ino_b } => self.exchanged(locked, a, b, *ino_a, *ino_b, at),
             Mutation::Write { ino, offset, clear_suid } => {
                 self.written(locked, *ino, *offset, *clear_suid, at)
             }
@@ -205,11 +203,8 @@ impl Volume {
     ) {
         let Some(i) = locked.get_mut(ino) else { return };
         let n = &mut i.node;
-        n.attr.nlink = if n.attr.kind == Kind::Dir && links < 0 {
-            0
-        } else {
-            n.attr.nlink.saturating_add_signed(links)
-        };
+        n.attr.nlink =
+            if n.attr.kind == Kind::Dir && links < 0 { 0 } else { n.attr.nlink.saturating_add_signed(links) };
         n.attr.ctime = Stamp::from_ns(at.wall_ns);
         n.links = at.pos;
         n.meta_lsn = at.pos.lsn;

@@ -134,8 +134,7 @@ impl Volume {
 /// An inode that the backing alone does not tell.
 fn needed(i: &Inode) -> bool {
     let n = &i.node;
-    (!n.is_dead() || n.undrained_dead_dir())
-        && (n.is_dirty() || !i.map.is_empty() || n.intent.is_some())
+    (!n.is_dead() || n.undrained_dead_dir()) && (n.is_dirty() || !i.map.is_empty() || n.intent.is_some())
 }
 
 fn keep_with_ancestors(
@@ -186,10 +185,7 @@ fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
         intent: n.intent.as_ref().map(save_place),
         complete: !places.holds(n.id),
         entries: entries
-            .filter(|(_, e)| {
-                e.lsn != Lsn::NONE
-                    && (e.target.is_some() || e.was.is_some() || e.lsn > upto)
-            })
+            .filter(|(_, e)| e.lsn != Lsn::NONE && (e.target.is_some() || e.was.is_some() || e.lsn > upto))
             .map(|(name, e)| SavedEntry {
                 name: name.to_vec(),
                 target: e.target.map(|t| t.0),
@@ -204,9 +200,7 @@ fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
 
 fn save_extent(start: u64, e: &Extent) -> SavedExtent {
     let source = match e.source {
-        Source::Log { segment, record, data } => {
-            SavedSource::Log { segment: segment.0, record, data }
-        }
+        Source::Log { segment, record, data } => SavedSource::Log { segment: segment.0, record, data },
         Source::Zero => SavedSource::Zero,
         Source::Damaged => SavedSource::Damaged,
     };

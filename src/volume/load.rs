@@ -85,13 +85,7 @@ impl Volume {
     }
 
     /// Takes in what the backing said of a name; `None` if the name changed meanwhile.
-    fn admit(
-        &self,
-        parent: &Arc<Cell>,
-        name: &Name,
-        stat: &BackingStat,
-        version: u64,
-    ) -> Option<Arc<Cell>> {
+    fn admit(&self, parent: &Arc<Cell>, name: &Name, stat: &BackingStat, version: u64) -> Option<Arc<Cell>> {
         let mut p = parent.write();
         let d = p.node.dir.as_mut()?;
         if d.version != version {
@@ -173,8 +167,7 @@ impl Volume {
             return;
         }
         // Under the table's lock nothing may wait for an inode's.
-        let gone =
-            self.table.remove_if(cell.id, |c| !in_use(c) && c.try_clean());
+        let gone = self.table.remove_if(cell.id, |c| !in_use(c) && c.try_clean());
         if gone
             && let (Some(p), Some(k)) = (p.as_mut(), key)
             && let Some(d) = &mut p.node.dir

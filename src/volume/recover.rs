@@ -122,9 +122,8 @@ impl Volume {
                 ckpt.backing
             ));
         }
-        let root = backing
-            .stat(&BackingPath::root())
-            .map_err(|e| format!("backing {}: {e}", backing.describe()))?;
+        let root =
+            backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", backing.describe()))?;
         let mut report = Report { fresh, damage: image.damage.clone(), ..Report::default() };
         let volume = Arc::new(assemble(disk, backing, clock, limits, boot, &ckpt, root, &image));
         volume.load_checkpoint(&ckpt);
@@ -192,21 +191,14 @@ impl Volume {
         map.insert(e.start, extent, &mut |_| {});
     }
 
-    fn replay_all(
-        &self,
-        records: Vec<Replayable>,
-        ckpt: &Checkpoint,
-        same_boot: bool,
-        report: &mut Report,
-    ) {
+    fn replay_all(&self, records: Vec<Replayable>, ckpt: &Checkpoint, same_boot: bool, report: &mut Report) {
         let half_written = if same_boot { HashMap::new() } else { unsettled(&records) };
         let lost = lost_ranges(&records, report);
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
             let lsn = r.found.header.lsn;
-            let there = |p: &Lsn| {
-                p.0 <= ckpt.lsn || applied.contains(p) || lost.iter().any(|g| g.0 < *p && *p < g.1)
-            };
+            let there =
+                |p: &Lsn| p.0 <= ckpt.lsn || applied.contains(p) || lost.iter().any(|g| g.0 < *p && *p < g.1);
             if !r.found.predecessors.iter().all(there) || !r.usable() || !self.check(&r.mutation) {
                 log::warn!("record {lsn} is left out: what it depends on was lost");
                 report.dropped += 1;
@@ -311,8 +303,7 @@ impl Volume {
 impl Replayable {
     /// Its data part is whole, or the loss of it can be told to readers.
     fn usable(&self) -> bool {
-        self.found.data_sound
-            || (self.durable && matches!(self.mutation, Mutation::Write { .. }))
+        self.found.data_sound || (self.durable && matches!(self.mutation, Mutation::Write { .. }))
     }
 }
 
@@ -388,11 +379,8 @@ fn assemble(
         .collect();
     for (id, size, file, s) in &image.scans {
         let max = s.records.iter().map(|r| r.header.lsn).max().unwrap_or_default();
-        let generation = s
-            .header
-            .map(|h| h.generation)
-            .or(s.records.first().map(|r| r.header.generation))
-            .unwrap_or(0);
+        let generation =
+            s.header.map(|h| h.generation).or(s.records.first().map(|r| r.header.generation)).unwrap_or(0);
         // The file of another log, or one that nothing needs, is free to be used anew.
         let ours = s.header.is_none_or(|h| h.log == ckpt.log);
         let needed = ours && (max.0 > ckpt.lsn || used.contains(&id.0));
@@ -417,7 +405,7 @@ fn assemble(
         recovering: AtomicBool::new(true),
         log_id: ckpt.log,
         boot: boot.to_owned(),
-        system: Arc::new(ClientSlot::new(ClientId(0), 0, 0)),
+        system: Arc::new(ClientSlot::new(ClientId(0), 0)),
         dirty_bytes: AtomicI64::new(0),
         absorbed_bytes: AtomicU64::new(0),
         stored_bytes: AtomicU64::new(0),
@@ -457,8 +445,9 @@ fn collect(image: LogImage, ckpt: &Checkpoint, report: &mut Report) -> Result<Ve
             if found.header.lsn.0 <= ckpt.lsn {
                 continue;
             }
-            let mutation = Mutation::decode(found.header.kind, &found.body)
-                .map_err(|e| format!("record {}: {e}; was it written by a newer forelog?", found.header.lsn))?;
+            let mutation = Mutation::decode(found.header.kind, &found.body).map_err(|e| {
+                format!("record {}: {e}; was it written by a newer forelog?", found.header.lsn)
+            })?;
             let end = found.record_at + found.header.frame_bytes() as u32;
             out.push(Replayable { segment: id, found, mutation, durable: end <= durable });
         }
@@ -475,10 +464,7 @@ fn load_place(p: &checkpoint::SavedPlace) -> Place {
 fn load_node(s: &SavedInode) -> Node {
     let mut n = Node::new(InodeId(s.ino), s.attr);
     n.target = (!s.target.is_empty()).then(|| s.target.clone().into());
-    n.xattrs = s
-        .xattrs
-        .as_ref()
-        .map(|x| x.iter().map(|(k, v)| (k.as_slice().into(), v.clone())).collect());
+    n.xattrs = s.xattrs.as_ref().map(|x| x.iter().map(|(k, v)| (k.as_slice().into(), v.clone())).collect());
     (n.meta_lsn, n.data_lsn, n.xattrs_lsn) = (Lsn(s.meta_lsn), Lsn(s.data_lsn), Lsn(s.xattrs_lsn));
     n.dirty_since_ns = s.dirty_since_ns;
     n.base_end = s.base_end;

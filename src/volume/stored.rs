@@ -86,9 +86,8 @@ impl Volume {
                     let seg = self.wal.pool.get(segment).ok_or(std::io::ErrorKind::NotFound)?;
                     let (bytes, data_at) = self.wal.read_verified(&seg, record)?;
                     let from = (data - data_at) as usize;
-                    let piece = bytes
-                        .get(from..from + len as usize)
-                        .ok_or(std::io::ErrorKind::InvalidData)?;
+                    let piece =
+                        bytes.get(from..from + len as usize).ok_or(std::io::ErrorKind::InvalidData)?;
                     sink(crate::backing::Piece::Data { offset, bytes: piece })?;
                 }
             }
@@ -123,9 +122,8 @@ impl Volume {
         let mut i = cell.write();
         let Some(d) = &mut i.node.dir else { return 0 };
         let before = d.entries.len();
-        d.entries.retain(|_, e| {
-            e.target.is_some() || e.was.is_some() || e.lsn == Lsn::NONE || e.lsn > stable
-        });
+        d.entries
+            .retain(|_, e| e.target.is_some() || e.was.is_some() || e.lsn == Lsn::NONE || e.lsn > stable);
         let gone = before - d.entries.len();
         d.dirty -= gone;
         d.version += (gone > 0) as u64;

@@ -115,7 +115,4 @@ impl Table {
     pub fn len(&self) -> usize {
         self.cells.len()
     }
-    pub fn is_empty(&self) -> bool {
-        self.cells.is_empty()
-    }
 }

@@ -1,8 +1,8 @@
 //! Appending: one record to the segment of its client.
 
+use super::Wal;
 use super::pool::{Class, TakeError};
 use super::segment::{Dep, Owner, Phase, Segment};
-use super::Wal;
 use crate::format::frame::{self, HEADER_BYTES, Header, PREDECESSORS_MAX};
 use crate::types::{ClientId, Lsn, Pos};
 use parking_lot::Mutex;
@@ -19,9 +19,10 @@ const OWN_SEGMENT_AFTER_BYTES: u64 = 128 << 10;
 /// A client's place in the log.
 pub struct ClientSlot {
     pub id: ClientId,
-    /// Process id and start time, as written into records.
+    /// Process id, as written into records.
     pub pid: u32,
-    pub start: u64,
+    /// Start of the process in clock ticks since boot; 0 until it is known.
+    pub start: AtomicU64,
     state: Mutex<SlotState>,
     /// Size of its segments, by the plan; 0: the static size.
     segment_bytes: AtomicU32,
@@ -38,11 +39,11 @@ struct SlotState {
 
 impl ClientSlot {
     /// A client that has written nothing yet.
-    pub fn new(id: ClientId, pid: u32, start: u64) -> Self {
+    pub fn new(id: ClientId, pid: u32) -> Self {
         ClientSlot {
             id,
             pid,
-            start,
+            start: AtomicU64::new(0),
             state: Mutex::default(),
             segment_bytes: AtomicU32::new(0),
             appended_bytes: AtomicU64::new(0),
@@ -241,7 +242,7 @@ impl Wal {
             lsn,
             generation,
             pid: slot.pid,
-            start: slot.start,
+            start: slot.start.load(Ordering::Relaxed),
             kind: rec.kind,
             predecessors: named.len() as u8,
             meta_bytes: meta.len() as u16,
@@ -299,9 +300,7 @@ impl Wal {
         for s in self.pool.all() {
             let old = {
                 let st = s.state.lock();
-                st.phase == Phase::Open
-                    && st.first_ns != 0
-                    && now.saturating_sub(st.first_ns) >= age_ns
+                st.phase == Phase::Open && st.first_ns != 0 && now.saturating_sub(st.first_ns) >= age_ns
             };
             if old {
                 self.seal(&s);

@@ -140,6 +140,11 @@ impl Pool {
         s
     }
 
+    /// Makes the names of segment files durable.
+    pub(super) fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
     /// The segment of this number.
     pub fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
         self.table.read().get(&id).cloned()
@@ -250,8 +255,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes a new segment file: allocated, zero-filled, synced if `synced`.
-    fn create(&self, size: u32, synced: bool) -> Result<Arc<Segment>, TakeError> {
+    /// Makes a new segment file. `ready`: zero-filled and synced, ahead of need; else only allocated,
+    /// since a writer waits for it.
+    fn create(&self, size: u32, ready: bool) -> Result<Arc<Segment>, TakeError> {
         let (id, drop_first) = {
             let mut r = self.ready.lock();
             let mut drop_first = Vec::new();
@@ -268,7 +274,7 @@ impl Pool {
         for s in drop_first {
             self.remove(&s);
         }
-        let made = self.make_file(id, size, synced);
+        let made = self.make_file(id, size, ready);
         match made {
             Ok(s) => {
                 self.table.write().insert(id, s.clone());
@@ -286,14 +292,16 @@ impl Pool {
         }
     }
 
-    fn make_file(&self, id: SegmentId, size: u32, synced: bool) -> io::Result<Arc<Segment>> {
+    fn make_file(&self, id: SegmentId, size: u32, ready: bool) -> io::Result<Arc<Segment>> {
         let file = self.disk.create(&file_name(id), size as u64)?;
-        file.fill_zero(size as u64)?;
-        if synced {
+        if ready {
+            file.fill_zero(size as u64)?;
             file.sync_data()?;
+            self.disk.sync_dir()?;
         }
-        self.disk.sync_dir()?;
-        Ok(Arc::new(Segment::new(id, size, file)))
+        let s = Segment::new(id, size, file);
+        s.unnamed.store(!ready, Ordering::Release);
+        Ok(Arc::new(s))
     }
 
     fn remove(&self, s: &Segment) {

@@ -62,8 +62,7 @@ pub fn scan_bytes(
     keep_data: &dyn Fn(u8) -> bool,
 ) -> Scan {
     let header = SegmentHeader::decode(bytes).ok().filter(|h| h.id == id);
-    let mut out =
-        Scan { header, records: Vec::new(), damage: Vec::new(), torn: 0, end: RECORDS_AT as u32 };
+    let mut out = Scan { header, records: Vec::new(), damage: Vec::new(), torn: 0, end: RECORDS_AT as u32 };
     // A damaged header does not take the records with it: each carries its generation.
     let generation = match (header, known) {
         (Some(h), _) => h.generation,
@@ -129,13 +128,7 @@ fn damage(segment: SegmentId, start: usize, end: usize, what: &str) -> Damage {
     Damage { segment, start: start as u32, end: end as u32, what: what.to_owned() }
 }
 
-fn found(
-    h: &Header,
-    bytes: &[u8],
-    at: usize,
-    id: SegmentId,
-    keep_data: &dyn Fn(u8) -> bool,
-) -> Found {
+fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(u8) -> bool) -> Found {
     let meta = &bytes[at + frame::HEADER_BYTES..at + h.data_at()];
     let data = &bytes[at + h.data_at()..at + h.data_at() + h.data_bytes as usize];
     let split = h.predecessors as usize * 8;

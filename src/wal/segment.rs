@@ -5,7 +5,7 @@ use crate::sys::disk::DiskFile;
 use crate::types::{ClientId, Lsn, Pos, SegmentId};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 
 /// Where a segment stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Segment {
     pub(super) durable: AtomicU32,
     /// Bytes of file content here that nothing has superseded or stored yet.
     pub(super) live: AtomicI64,
+    /// The file's name is not durable yet: the first sync of its content sees to it.
+    pub(super) unnamed: AtomicBool,
     /// errno of the first failed sync; 0 while sound.
     pub(super) latched: AtomicI32,
     pub(super) state: Mutex<State>,
@@ -75,6 +77,7 @@ impl Segment {
             generation: AtomicU32::new(0),
             durable: AtomicU32::new(RECORDS_AT as u32),
             live: AtomicI64::new(0),
+            unnamed: AtomicBool::new(false),
             latched: AtomicI32::new(0),
             state: Mutex::new(State {
                 phase: Phase::Free,

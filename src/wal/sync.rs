@@ -195,7 +195,7 @@ impl Wal {
             Some(e) => Err(e),
             None => {
                 self.committer.device_syncs.fetch_add(1, Ordering::Relaxed);
-                seg.file.sync_data().map_err(|e| self.latch(seg, &e))
+                self.sync_segment(seg).map_err(|e| self.latch(seg, &e))
             }
         };
         for job in jobs {
@@ -214,6 +214,15 @@ impl Wal {
             self.committer.work.lock().push_back(seg.clone());
             self.committer.wake.notify_one();
         }
+    }
+
+    fn sync_segment(&self, seg: &Segment) -> io::Result<()> {
+        seg.file.sync_data()?;
+        if seg.unnamed.load(Ordering::Acquire) {
+            self.pool.sync_names()?;
+            seg.unnamed.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Law 4: after one failed sync the kernel may have dropped the pages and forgotten the error.

@@ -161,18 +161,18 @@ impl Writeback {
                 return Ok(());
             }
             w.dirs.insert(ino, Some(snap.clone()));
-            return self.stage(snap, None, w);
+            return self.stage(snap, w);
         }
         if !placed {
-            return self.stage(snap, None, w);
+            return self.stage(snap, w);
         }
         if snap.data == Lsn::NONE && snap.meta == Lsn::NONE {
             return Ok(());
         }
         match self.replaceable(&snap) {
             Some(at) => {
-                keys.push(at.clone());
-                self.stage(snap, Some(at), w)
+                keys.push(at);
+                self.stage(snap, w)
             }
             None => self.update(snap, w),
         }
@@ -204,9 +204,8 @@ impl Writeback {
     /// Installs, moves, removes. Returns the inodes that failed.
     fn second_half(&mut self, keys: &[EntryKey], w: &mut Work) -> HashSet<InodeId> {
         let mut failed = HashSet::new();
-        let (present, removed): (Vec<_>, Vec<_>) = keys
-            .iter()
-            .partition(|k| self.volume.entry(k).is_some_and(|e| e.0.is_some()));
+        let (present, removed): (Vec<_>, Vec<_>) =
+            keys.iter().partition(|k| self.volume.entry(k).is_some_and(|e| e.0.is_some()));
         for key in present.into_iter().chain(removed) {
             if let Err(e) = self.agree(key, w) {
                 let what = format!("storing the name {}", String::from_utf8_lossy(&key.name));

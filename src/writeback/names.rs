@@ -82,9 +82,7 @@ impl Writeback {
     ) -> io::Result<bool> {
         let staged = w.staged.get(&ino).map(|s| (s.name.clone(), s.stat.id, s.snap.attr.kind));
         // Staged and not yet installed anywhere.
-        let staged = staged.filter(|s| {
-            self.volume.places.read().get(ino).is_none_or(|p| p.id != s.1)
-        });
+        let staged = staged.filter(|s| self.volume.places.read().get(ino).is_none_or(|p| p.id != s.1));
         if let Some(o) = &there
             && o.ino == ino
             && staged.is_none()
@@ -160,7 +158,13 @@ impl Writeback {
 
     /// An occupant that lives on moves to where programs have it, or is parked. True: it is gone
     /// from here.
-    fn move_on(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<bool> {
+    fn move_on(
+        &mut self,
+        key: &EntryKey,
+        path: &BackingPath,
+        o: &Occupant,
+        w: &mut Work,
+    ) -> io::Result<bool> {
         let Some(snap) = self.volume.snapshot(o.ino) else { return Ok(false) };
         let here = |me: &Self| me.volume.places.read().get(o.ino).is_some_and(|p| p.at == *key);
         for other in snap.parents.iter().filter(|k| *k != key) {
@@ -184,10 +188,7 @@ impl Writeback {
                 return Ok(true);
             }
         }
-        let open = self
-            .volume
-            .cell(o.ino)
-            .is_some_and(|c| c.opens.load(Ordering::Acquire) > 0);
+        let open = self.volume.cell(o.ino).is_some_and(|c| c.opens.load(Ordering::Acquire) > 0);
         if snap.dead && (!open || o.kind == Kind::Dir) {
             return Ok(false);
         }
@@ -237,7 +238,13 @@ impl Writeback {
     }
 
     /// Removes a directory that programs removed, after the names that they removed from it.
-    fn remove_dir(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
+    fn remove_dir(
+        &mut self,
+        key: &EntryKey,
+        path: &BackingPath,
+        o: &Occupant,
+        w: &mut Work,
+    ) -> io::Result<()> {
         for (name, target, _) in self.volume.dirty_entries(o.ino) {
             if target.is_none() {
                 self.agree(&EntryKey { parent: o.ino, name }, w)?;

@@ -14,8 +14,6 @@ pub(super) struct Staged {
     pub name: String,
     pub stat: BackingStat,
     pub snap: Snapshot,
-    /// It replaces the file at its present place as a whole.
-    pub in_place_of: Option<EntryKey>,
 }
 
 /// What a batch has done so far.
@@ -37,7 +35,7 @@ pub(super) struct Work {
 
 impl Writeback {
     /// Stages a new object, or a file that is replaced as a whole.
-    pub(super) fn stage(&mut self, snap: Snapshot, in_place_of: Option<EntryKey>, w: &mut Work) -> io::Result<()> {
+    pub(super) fn stage(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
         let name = self.name(snap.ino);
         let xattrs = match &snap.xattrs {
             Some(x) => x.clone(),
@@ -58,7 +56,7 @@ impl Writeback {
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         w.sync_files.push(staged_path(&name));
-        w.staged.insert(snap.ino, Staged { name, stat, snap, in_place_of });
+        w.staged.insert(snap.ino, Staged { name, stat, snap });
         Ok(())
     }
 

@@ -81,11 +81,7 @@ impl DirectoryBacking {
         };
         let mode = Mode::from_raw_mode(st.st_mode);
         let wider = mode | Mode::from_raw_mode(want);
-        if fits
-            && st.st_uid == self.us()
-            && wider != mode
-            && chmod(magic_path(fd.as_fd()), wider).is_ok()
-        {
+        if fits && st.st_uid == self.us() && wider != mode && chmod(magic_path(fd.as_fd()), wider).is_ok() {
             widened.0.push((fd, mode));
         }
     }

@@ -72,12 +72,7 @@ impl DirectoryBacking {
         result
     }
 
-    pub(super) fn set_attr_now(
-        &self,
-        path: &[u8],
-        kind: Kind,
-        change: &AttrChange,
-    ) -> io::Result<()> {
+    pub(super) fn set_attr_now(&self, path: &[u8], kind: Kind, change: &AttrChange) -> io::Result<()> {
         let fd = beneath::open(self.root(), path, OFlags::PATH)?;
         let now = fstat(&fd)?;
         if kind_of(now.st_mode) != Some(kind) {

@@ -15,8 +15,8 @@ mod sync;
 mod tests;
 
 use crate::backing::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat,
-    Content, NewObject, Update, Xattr,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    NewObject, Update, Xattr,
 };
 use crate::sys::beneath;
 use crate::types::Kind;
@@ -38,6 +38,9 @@ pub struct DirectoryBacking {
     /// Device of the root: only there are inode numbers ids.
     dev: u64,
     shown: String,
+    /// It is reached over a network, so any call may take long.
+    remote: bool,
+    xattr_bytes_max: usize,
     /// Who we are to the store: the owner of what we make (not always our uid, see NFS root squash).
     us: OnceLock<u32>,
     /// Written while a mode is widened for a moment (`access`), read while modes are looked at.
@@ -69,7 +72,10 @@ impl DirectoryBacking {
         if st.st_mode & 0o1002 == 0o002 {
             log::warn!("{}: any user can rename what is in this backing", root.display());
         }
+        let kind = house::kind(&fd)?;
         Ok(DirectoryBacking {
+            remote: kind.remote,
+            xattr_bytes_max: kind.xattr_bytes_max,
             root: fd,
             dev: st.st_dev,
             shown: root.display().to_string(),
@@ -91,6 +97,13 @@ impl DirectoryBacking {
 impl Backing for DirectoryBacking {
     fn describe(&self) -> String {
         self.shown.clone()
+    }
+
+    fn remote(&self) -> bool {
+        self.remote
+    }
+    fn xattr_bytes_max(&self) -> usize {
+        self.xattr_bytes_max
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {
@@ -115,12 +128,7 @@ impl Backing for DirectoryBacking {
         self.space_now()
     }
 
-    fn stage(
-        &self,
-        name: &str,
-        object: &NewObject,
-        content: Content<'_>,
-    ) -> io::Result<BackingStat> {
+    fn stage(&self, name: &str, object: &NewObject, content: Content<'_>) -> io::Result<BackingStat> {
         self.stage_now(name, object, content)
     }
     fn stage_link(&self, name: &str, from: &BackingPath) -> io::Result<()> {

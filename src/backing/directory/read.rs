@@ -45,11 +45,10 @@ impl DirectoryBacking {
     /// without an effect on it.
     pub(super) fn open_regular(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
         // Looked at first: opening a device may act on it.
-        let (dir, name) =
-            beneath::parent(self.root(), path).map_err(|e| match e.raw_os_error() {
-                Some(libc::EBUSY) => Errno::ISDIR.into(),
-                _ => e,
-            })?;
+        let (dir, name) = beneath::parent(self.root(), path).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Errno::ISDIR.into(),
+            _ => e,
+        })?;
         regular(statat(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)?;
         let fd = beneath::open(dir.as_fd(), name, flags | PLAIN)?;
         regular(fstat(&fd)?.st_mode)?;
@@ -60,9 +59,7 @@ impl DirectoryBacking {
         let flags = OFlags::RDONLY | OFlags::NOATIME;
         let fd = match self.open_regular(path, flags) {
             // Not our file: then its atime moves.
-            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                self.open_regular(path, OFlags::RDONLY)?
-            }
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => self.open_regular(path, OFlags::RDONLY)?,
             other => other?,
         };
         Ok(ReadFile { fd })

@@ -105,12 +105,7 @@ impl DirectoryBacking {
 }
 
 /// rename(2) that also puts a directory in the place of another kind, and the reverse.
-pub(super) fn replace(
-    from: BorrowedFd<'_>,
-    old: &[u8],
-    to: BorrowedFd<'_>,
-    new: &[u8],
-) -> io::Result<()> {
+pub(super) fn replace(from: BorrowedFd<'_>, old: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> io::Result<()> {
     let rename = || renameat(from, old, to, new);
     let in_the_way = match rename() {
         Err(Errno::NOTDIR) => AtFlags::empty(),

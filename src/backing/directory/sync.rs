@@ -121,8 +121,7 @@ impl Unsynced {
     }
 
     fn failure_of(&self, w: &Written) -> Option<Errno> {
-        w.failed
-            .or_else(|| (w.file.is_none() && w.since < self.whole_failures).then_some(Errno::IO))
+        w.failed.or_else(|| (w.file.is_none() && w.since < self.whole_failures).then_some(Errno::IO))
     }
 
     fn mark_failed(&mut self, path: &[u8], version: u64, why: Errno) {
@@ -152,8 +151,7 @@ impl DirectoryBacking {
     pub(super) fn sync_now(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()> {
         let pending: Vec<Pending<'_>> = {
             let unsynced = self.unsynced.lock();
-            let known: Vec<_> =
-                files.iter().map(|f| (f, unsynced.written.get(&f.0).cloned())).collect();
+            let known: Vec<_> = files.iter().map(|f| (f, unsynced.written.get(&f.0).cloned())).collect();
             if let Some(e) = known.iter().flat_map(|k| &k.1).find_map(|w| unsynced.failure_of(w)) {
                 return Err(e.into());
             }

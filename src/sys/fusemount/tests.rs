@@ -76,7 +76,8 @@ fn names_do_not_inject_options() {
 #[test]
 fn helper_errors_say_what_to_do() {
     let allow = MountOptions { allow_other: true, ..MountOptions::default() };
-    let said = b"fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf\n";
+    let said =
+        b"fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf\n";
     let e = helper_failure(Path::new("/m"), &allow, said);
     assert!(e.to_string().contains("have root add it"), "{e}");
     let e = helper_failure(Path::new("/m"), &MountOptions::default(), b"one\ntwo\n");
@@ -86,8 +87,7 @@ fn helper_errors_say_what_to_do() {
 /// What the helper sends, sent by us.
 #[test]
 fn a_descriptor_comes_over_the_socket() {
-    let (a, b) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     let file = tempfile::tempfile().unwrap();
     let fds = [file.as_fd()];
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(1))];

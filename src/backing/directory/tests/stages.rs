@@ -131,8 +131,7 @@ fn access_lists_are_not_inherited_and_the_mode_wins() {
         let mut v = vec![2u8, 0, 0, 0];
         let none = u32::MAX;
         let [u, named, g, mask] = perms;
-        let tags =
-            [(1u16, u, none), (2, named, 99), (4, g, none), (0x10, mask, none), (0x20, 0, none)];
+        let tags = [(1u16, u, none), (2, named, 99), (4, g, none), (0x10, mask, none), (0x20, 0, none)];
         for (tag, perm, id) in tags {
             v.extend_from_slice(&tag.to_le_bytes());
             v.extend_from_slice(&perm.to_le_bytes());
