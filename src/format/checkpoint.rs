@@ -64,7 +64,7 @@ pub struct SavedInode {
     pub base_end: u64,
     pub cuts: Vec<(u64, u64)>,
     pub place: Option<SavedPlace>,
-    pub intent: Option<SavedPlace>,
+    pub intents: Vec<SavedPlace>,
     /// The directory was made here and the backing knows none of its names.
     pub complete: bool,
     pub entries: Vec<SavedEntry>,

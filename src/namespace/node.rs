@@ -32,8 +32,8 @@ pub struct Node {
     pub base_end: u64,
     /// Cuts that the backing does not have: (record, size), sizes ascending with time undone.
     pub cuts: SmallVec<[(Lsn, u64); 1]>,
-    /// Where the writeback was about to put it.
-    pub intent: Option<Place>,
+    /// Where the writeback was about to put it, not yet known to be done.
+    pub intents: SmallVec<[Place; 1]>,
     /// It stands in the writeback's queue.
     pub queued: bool,
 }
@@ -57,7 +57,7 @@ impl Node {
             dirty_since_ns: 0,
             base_end: if attr.kind == Kind::File { attr.size } else { 0 },
             cuts: SmallVec::new(),
-            intent: None,
+            intents: SmallVec::new(),
             queued: false,
         }
     }

@@ -15,6 +15,14 @@ pub fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(short).spawn(f)
 }
 
+/// Runs `f` on `n` threads at once and returns what each returned. Errors: one of them panicked.
+pub fn in_parallel<T: Send>(n: usize, f: impl Fn() -> T + Sync) -> io::Result<Vec<T>> {
+    std::thread::scope(|s| {
+        let threads: Vec<_> = (0..n).map(|_| s.spawn(&f)).collect();
+        threads.into_iter().map(|t| t.join().map_err(|_| io::Error::other("a thread panicked"))).collect()
+    })
+}
+
 /// Sleeps. For retry loops and tests; never in a request handler.
 pub fn sleep(d: Duration) {
     std::thread::sleep(d);

@@ -121,7 +121,10 @@ impl Volume {
             }
             Mutation::Intent { ino, id, at: key } => {
                 if let Some(i) = locked.get_mut(*ino) {
-                    i.node.intent = Some(Place { id: *id, at: key.clone() });
+                    let place = Place { id: *id, at: key.clone() };
+                    if !i.node.intents.contains(&place) {
+                        i.node.intents.push(place);
+                    }
                 }
             }
             Mutation::Stored { ino, id, at: key, data, meta, size } => {
@@ -136,7 +139,7 @@ impl Volume {
                 self.places.write().gone(*ino);
                 if let Some(i) = locked.get_mut(*ino) {
                     i.node.base_end = 0;
-                    i.node.intent = None;
+                    i.node.intents.clear();
                 }
                 if let Some(c) = self.table.get(*ino) {
                     *c.file.lock() = None;
@@ -383,7 +386,7 @@ impl Volume {
             *c.file.lock() = None;
         }
         let Some(i) = locked.get_mut(ino) else { return };
-        i.node.intent = None;
+        i.node.intents.clear();
         if data != Lsn::NONE {
             i.map.remove_stored(data, &mut |e| {
                 if let Source::Log { segment, .. } = e.source {

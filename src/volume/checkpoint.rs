@@ -134,7 +134,7 @@ impl Volume {
 /// An inode that the backing alone does not tell.
 fn needed(i: &Inode) -> bool {
     let n = &i.node;
-    (!n.is_dead() || n.undrained_dead_dir()) && (n.is_dirty() || !i.map.is_empty() || n.intent.is_some())
+    (!n.is_dead() || n.undrained_dead_dir()) && (n.is_dirty() || !i.map.is_empty() || !n.intents.is_empty())
 }
 
 fn keep_with_ancestors(
@@ -182,7 +182,7 @@ fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
         base_end: n.base_end,
         cuts: n.cuts.iter().map(|c| (c.0.0, c.1)).collect(),
         place: places.get(n.id).map(save_place),
-        intent: n.intent.as_ref().map(save_place),
+        intents: n.intents.iter().map(save_place).collect(),
         complete: !places.holds(n.id),
         entries: entries
             .filter(|(_, e)| e.lsn != Lsn::NONE && (e.target.is_some() || e.was.is_some() || e.lsn > upto))

@@ -148,7 +148,7 @@ impl Volume {
             if dead && !in_use(cell) {
                 self.drop_content(&mut i);
             }
-            let clean = !i.node.is_dirty() && i.map.is_empty() && i.node.intent.is_none();
+            let clean = !i.node.is_dirty() && i.map.is_empty() && i.node.intents.is_empty();
             let dead = dead && !i.node.undrained_dead_dir();
             (clean, dead, i.node.parents.first().cloned())
         };
@@ -184,7 +184,8 @@ impl Volume {
         self.may_ask_backing()?;
         let found = {
             let _tree = self.tree.read();
-            match self.places.read().path(cell.id) {
+            let path = self.places.read().path(cell.id);
+            match path {
                 None => Vec::new(),
                 Some(p) => self.backing.xattrs(&BackingPath(p)).map_err(Error::Backing)?,
             }

@@ -5,10 +5,11 @@ use super::apply::{At, Content};
 use super::checkpoint::{FILE, NUMBERS, load_file};
 use super::table::{Cell, Table};
 use super::{DirtyQueue, FIRST_INO, Volume};
-use crate::backing::{Backing, BackingPath};
+use crate::backing::{Backing, BackingPath, parked_path};
 use crate::extents::{Extent, Source};
 use crate::format::checkpoint::{self, Checkpoint, SavedInode, SavedSource};
 use crate::format::mutation::{EntryKey, Mutation};
+use crate::namespace::places::PARKED;
 use crate::namespace::{Entry, Node, Place, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
@@ -81,12 +82,10 @@ pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
         }
         Ok(out)
     };
-    let mut scans = std::thread::scope(|s| {
-        let other = s.spawn(&work);
-        let mut mine = work()?;
-        mine.extend(other.join().map_err(|_| "a scan thread panicked".to_owned())??);
-        Ok::<_, String>(mine)
-    })?;
+    let mut scans = Vec::new();
+    for part in crate::sys::worker::in_parallel(2, work).map_err(|e| format!("scanning failed: {e}"))? {
+        scans.extend(part?);
+    }
     scans.sort_by_key(|s| s.0);
     let damage = scans.iter().flat_map(|s| s.3.damage.clone()).collect();
     Ok(LogImage { checkpoint, scans, damage })
@@ -157,6 +156,17 @@ impl Volume {
             }
         }
         self.places.write().recount();
+        // A name that both agree on is in no checkpoint, but its inode may be.
+        for s in &c.inodes {
+            for (parent, name) in &s.parents {
+                if let Some(p) = self.table.get(InodeId(*parent))
+                    && let Some(d) = &mut p.write().node.dir
+                    && !d.complete
+                {
+                    d.found(&name.as_slice().into(), InodeId(s.ino));
+                }
+            }
+        }
         let mut dirty: Vec<(i64, InodeId)> = Vec::new();
         for c in self.table.all() {
             let mut i = c.write();
@@ -196,10 +206,18 @@ impl Volume {
         let lost = lost_ranges(&records, report);
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
+            if let Mutation::Create { ino, .. } = &r.mutation {
+                // Numbers are never given out twice, not even those of records that are left out.
+                self.next_ino.fetch_max(ino.0 + 1, Ordering::Relaxed);
+            }
             let lsn = r.found.header.lsn;
             let there =
                 |p: &Lsn| p.0 <= ckpt.lsn || applied.contains(p) || lost.iter().any(|g| g.0 < *p && *p < g.1);
-            if !r.found.predecessors.iter().all(there) || !r.usable() || !self.check(&r.mutation) {
+            let sound = r.found.predecessors.iter().all(there) && r.usable();
+            if sound {
+                self.learn(&r.mutation);
+            }
+            if !sound || !self.check(&r.mutation) {
                 log::warn!("record {lsn} is left out: what it depends on was lost");
                 report.dropped += 1;
                 continue;
@@ -228,6 +246,33 @@ impl Volume {
             let pos = Pos { segment: r.segment, generation: h.generation, end, lsn };
             self.replay(&r.mutation, &At { pos, wall_ns: h.wall_ns, content }, &r.found.data);
             report.replayed += 1;
+        }
+    }
+
+    /// A name that a record removes, and of which nothing newer than the checkpoint is known, is one
+    /// that the backing holds: names on which both agreed are in no checkpoint.
+    fn learn(&self, m: &Mutation) {
+        let known = |k: &EntryKey, ino: InodeId| {
+            if let Some(c) = self.table.get(k.parent)
+                && let Some(d) = &mut c.write().node.dir
+                && !d.complete
+            {
+                d.found(&k.name, ino);
+            }
+        };
+        match m {
+            Mutation::Unlink { at, ino } | Mutation::Rmdir { at, ino } => known(at, *ino),
+            Mutation::Rename { from, to, ino, replaced } => {
+                known(from, *ino);
+                if let Some(r) = replaced {
+                    known(to, *r);
+                }
+            }
+            Mutation::Exchange { a, b, ino_a, ino_b } => {
+                known(a, *ino_a);
+                known(b, *ino_b);
+            }
+            _ => {}
         }
     }
 
@@ -264,29 +309,38 @@ impl Volume {
     /// After the last record: drops what no name leads to, settles where moved things are.
     fn finish_recovery(&self) {
         self.recovering.store(false, Ordering::Release);
+        let mut open = Vec::new();
         for c in self.table.all() {
-            let intent = {
-                let mut i = c.write();
-                if i.node.is_dead() && c.id != InodeId::ROOT {
-                    self.drop_content(&mut i);
-                    if !i.node.undrained_dead_dir() {
-                        drop(i);
-                        self.table.remove(c.id);
-                        continue;
-                    }
+            let mut i = c.write();
+            if i.node.is_dead() && c.id != InodeId::ROOT {
+                self.drop_content(&mut i);
+                if !i.node.undrained_dead_dir() {
+                    drop(i);
+                    self.table.remove(c.id);
+                    continue;
                 }
-                i.node.intent.take()
-            };
-            if let Some(place) = intent {
-                self.settle_intent(&c, place);
+            }
+            let intents = std::mem::take(&mut i.node.intents);
+            drop(i);
+            open.extend(intents.into_iter().map(|p| (c.clone(), p)));
+        }
+        // Directories first: where a name is can be told only once its directory's place is known.
+        loop {
+            let before = open.len();
+            open.retain(|(c, place)| !self.settle_intent(c, place));
+            if open.len() == before || open.is_empty() {
+                break;
             }
         }
+        self.settle_parked();
     }
 
-    /// The writeback was about to put an inode somewhere when the gateway died: did it?
-    fn settle_intent(&self, cell: &Arc<Cell>, place: Place) {
-        let path = self.places.read().path(place.at.parent).map(|d| BackingPath(d).join(&place.at.name));
-        let Some(path) = path else { return };
+    /// The writeback was about to put an inode somewhere when the gateway died: did it? False: that
+    /// cannot be told yet.
+    fn settle_intent(&self, cell: &Arc<Cell>, place: &Place) -> bool {
+        let dir = self.places.read().path(place.at.parent);
+        let Some(dir) = dir else { return false };
+        let path = BackingPath(dir).join(&place.at.name);
         if self.backing.stat(&path).is_ok_and(|s| s.id == place.id) {
             if let Some(p) = self.table.get(place.at.parent)
                 && let Some(d) = &mut p.write().node.dir
@@ -295,7 +349,32 @@ impl Volume {
                 e.was = Some(cell.id);
             }
             // Its content there is as of the intent; what the log holds of it will be stored anew.
-            self.places.write().set(cell.id, place);
+            self.places.write().set(cell.id, place.clone());
+        }
+        true
+    }
+
+    /// What was parked when the gateway died: still needed, or removed now.
+    fn settle_parked(&self) {
+        let names = self.backing.parked().unwrap_or_else(|e| {
+            log::warn!("listing what is parked in the backing failed: {e}");
+            Vec::new()
+        });
+        for name in names {
+            let path = parked_path(&name);
+            let ino = u64::from_str_radix(&name, 16).ok().map(InodeId);
+            let alive = ino.and_then(|i| self.table.get(i)).filter(|c| !c.read().node.is_dead());
+            match (alive, self.backing.stat(&path)) {
+                (Some(c), Ok(s)) => {
+                    let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
+                    self.places.write().set(c.id, Place { id: s.id, at });
+                }
+                _ => {
+                    if let Err(e) = self.backing.unlink(&path) {
+                        log::warn!("removing {path} from the backing failed: {e}");
+                    }
+                }
+            }
         }
     }
 }
@@ -469,7 +548,7 @@ fn load_node(s: &SavedInode) -> Node {
     n.dirty_since_ns = s.dirty_since_ns;
     n.base_end = s.base_end;
     n.cuts = s.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect();
-    n.intent = s.intent.as_ref().map(load_place);
+    n.intents = s.intents.iter().map(load_place).collect();
     n.parents = s
         .parents
         .iter()

@@ -39,6 +39,8 @@ impl Writeback {
             log::error!("syncing the log before a drain failed: {e:?}; draining on");
         }
         let mut failed = self.first_half(snaps, &mut w, &mut keys);
+        let mut once = HashSet::new();
+        keys.retain(|k| once.insert(k.clone()));
         if let Err(e) = self.volume.backing.sync(&w.sync_files, &[]) {
             self.failed("syncing the backing", &e);
             return self.give_up(mine);
@@ -276,7 +278,9 @@ impl Writeback {
             stored(snap)?;
         }
         for ino in w.moved {
-            if let Some(p) = v.places.read().get(ino).cloned() {
+            // Not in the condition: its lock would be held while the record is applied.
+            let place = v.places.read().get(ino).cloned();
+            if let Some(p) = place {
                 let (data, meta) = (Lsn::NONE, Lsn::NONE);
                 v.record(&Mutation::Stored { ino, id: p.id, at: p.at, data, meta, size: 0 })?;
             }
