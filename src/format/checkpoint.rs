@@ -37,6 +37,8 @@ pub struct SavedEntry {
     pub target: Option<u64>,
     /// What the backing holds under it.
     pub was: Option<u64>,
+    /// Which object of the backing that is; 0 if not known.
+    pub was_id: u64,
     pub lsn: u64,
 }
 

@@ -59,7 +59,7 @@ impl Places {
             Some(old) => {
                 let (parent, id, n) = (old.place.at.parent, old.place.id, old.children);
                 self.leave(parent);
-                if id != place.id {
+                if id != place.id && self.numbers.get(&id) == Some(&ino) {
                     self.numbers.remove(&id);
                 }
                 n
@@ -96,7 +96,8 @@ impl Places {
     pub fn gone(&mut self, ino: InodeId) {
         if let Some(old) = self.map.remove(&ino) {
             self.leave(old.place.at.parent);
-            if old.place.id != self.root {
+            // The store may have given its number to another object since.
+            if old.place.id != self.root && self.numbers.get(&old.place.id) == Some(&ino) {
                 self.numbers.remove(&old.place.id);
             }
         }

@@ -11,6 +11,7 @@ use crate::namespace::{Place, Places};
 use crate::sys::disk::Disk;
 use crate::types::{InodeId, Lsn};
 use crate::wal::Retired;
+use parking_lot::RwLock;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ impl Volume {
 
     /// The state, with the gate held for writing: nothing changes meanwhile.
     fn image(&self, upto: Lsn) -> Checkpoint {
-        let places = self.places.read();
+        // Inode locks come before the places' lock, here as everywhere.
         let cells = self.table.all();
         let by_id: HashMap<InodeId, &Arc<Cell>> = cells.iter().map(|c| (c.id, c)).collect();
         let mut keep: HashSet<InodeId> = HashSet::new();
@@ -95,7 +96,7 @@ impl Volume {
             if needed(&i) {
                 let ups: Vec<InodeId> = i.node.parents.iter().map(|k| k.parent).collect();
                 drop(i);
-                keep_with_ancestors(c.id, &ups, &places, &by_id, &mut keep);
+                keep_with_ancestors(c.id, &ups, &self.places, &by_id, &mut keep);
             }
         }
         let mut inodes = Vec::with_capacity(keep.len());
@@ -103,7 +104,8 @@ impl Volume {
             let tracked = keep.contains(&c.id);
             c.tracked.store(tracked, Ordering::Release);
             if tracked {
-                inodes.push(save(&c.read(), &places, upto));
+                let i = c.read();
+                inodes.push(save(&i, &self.places.read(), upto));
             }
         }
         Checkpoint {
@@ -140,20 +142,21 @@ fn needed(i: &Inode) -> bool {
 fn keep_with_ancestors(
     id: InodeId,
     ups: &[InodeId],
-    places: &Places,
+    places: &RwLock<Places>,
     cells: &HashMap<InodeId, &Arc<Cell>>,
     keep: &mut HashSet<InodeId>,
 ) {
     if !keep.insert(id) {
         return;
     }
+    let above = |id: InodeId| places.read().get(id).map(|p| p.at.parent);
     let mut next: Vec<InodeId> = ups.to_vec();
-    next.extend(places.get(id).map(|p| p.at.parent));
+    next.extend(above(id));
     while let Some(up) = next.pop() {
         let Some(c) = cells.get(&up) else { continue };
         if keep.insert(up) {
             next.extend(c.read().node.parents.iter().map(|k| k.parent));
-            next.extend(places.get(up).map(|p| p.at.parent));
+            next.extend(above(up));
         }
     }
 }
@@ -190,6 +193,7 @@ fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
                 name: name.to_vec(),
                 target: e.target.map(|t| t.0),
                 was: e.was.map(|t| t.0),
+                was_id: e.was.and_then(|t| places.get(t)).map_or(0, |p| p.id.0),
                 lsn: e.lsn.0,
             })
             .collect(),

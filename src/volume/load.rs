@@ -54,6 +54,14 @@ impl Volume {
                 return self.vanished(parent, name, known.is_some());
             };
             if let Some(c) = self.admit(parent, name, &stat, version) {
+                if stat.attr.nlink > 1 && stat.attr.kind != Kind::Dir {
+                    // A further name of an inode that was known by another.
+                    let key = EntryKey { parent: parent.id, name: name.clone() };
+                    let mut i = c.write();
+                    if !i.node.parents.contains(&key) {
+                        i.node.parents.push(key);
+                    }
+                }
                 return Ok(Some(c));
             }
         }

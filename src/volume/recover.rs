@@ -155,6 +155,16 @@ impl Volume {
                 self.places.write().set(InodeId(s.ino), load_place(p));
             }
         }
+        // What stands under a removed or replaced name is told by no inode of the checkpoint.
+        for s in &c.inodes {
+            for e in s.entries.iter().filter(|e| e.was_id != 0) {
+                let mut places = self.places.write();
+                if let Some(was) = e.was.map(InodeId).filter(|&w| !places.holds(w)) {
+                    let at = EntryKey { parent: InodeId(s.ino), name: e.name.as_slice().into() };
+                    places.set(was, Place { id: BackingId(e.was_id), at });
+                }
+            }
+        }
         self.places.write().recount();
         // A name that both agree on is in no checkpoint, but its inode may be.
         for s in &c.inodes {
@@ -310,18 +320,9 @@ impl Volume {
     fn finish_recovery(&self) {
         self.recovering.store(false, Ordering::Release);
         let mut open = Vec::new();
+        // Those of removed inodes too: what was installed for them must be known to be removed.
         for c in self.table.all() {
-            let mut i = c.write();
-            if i.node.is_dead() && c.id != InodeId::ROOT {
-                self.drop_content(&mut i);
-                if !i.node.undrained_dead_dir() {
-                    drop(i);
-                    self.table.remove(c.id);
-                    continue;
-                }
-            }
-            let intents = std::mem::take(&mut i.node.intents);
-            drop(i);
+            let intents = std::mem::take(&mut c.write().node.intents);
             open.extend(intents.into_iter().map(|p| (c.clone(), p)));
         }
         // Directories first: where a name is can be told only once its directory's place is known.
@@ -333,6 +334,16 @@ impl Volume {
             }
         }
         self.settle_parked();
+        for c in self.table.all() {
+            let mut i = c.write();
+            if i.node.is_dead() && c.id != InodeId::ROOT {
+                self.drop_content(&mut i);
+                if !i.node.undrained_dead_dir() {
+                    drop(i);
+                    self.table.remove(c.id);
+                }
+            }
+        }
     }
 
     /// The writeback was about to put an inode somewhere when the gateway died: did it? False: that

@@ -115,6 +115,11 @@ impl Volume {
         Some((e.target, e.was, e.lsn))
     }
 
+    /// A name by which programs reach an inode.
+    pub fn name_of(&self, ino: InodeId) -> Option<EntryKey> {
+        self.table.get(ino)?.read().node.parents.first().cloned()
+    }
+
     /// Drops names that were made and removed here and never reached the backing.
     pub fn sweep(&self, dir: InodeId) -> usize {
         let Some(cell) = self.table.get(dir) else { return 0 };

@@ -45,7 +45,7 @@ impl Writeback {
             self.failed("syncing the backing", &e);
             return self.give_up(mine);
         }
-        if let Err(e) = self.announce(&w, &keys) {
+        if let Err(e) = self.announce(&mut w, &keys) {
             log::error!("logging what is about to be stored failed: {e}");
             return self.give_up(mine);
         }
@@ -181,7 +181,7 @@ impl Writeback {
     }
 
     /// Logs, durably, where things are about to be put.
-    fn announce(&mut self, w: &Work, keys: &[EntryKey]) -> Result<(), String> {
+    fn announce(&mut self, w: &mut Work, keys: &[EntryKey]) -> Result<(), String> {
         let v = &self.volume;
         let mut any = false;
         for key in keys {
@@ -194,6 +194,7 @@ impl Writeback {
                 },
             };
             any = true;
+            w.announced.insert((ino, key.clone()));
             let m = Mutation::Intent { ino, id, at: key.clone() };
             v.record(&m).map_err(|e| format!("{e:?}"))?;
         }
@@ -201,6 +202,23 @@ impl Writeback {
             v.wal.sync_wait(&[v.system_last()]).map_err(|e| format!("sync: errno {}", e.0))?;
         }
         Ok(())
+    }
+
+    /// As `announce`, for one that turned up only while others were being placed.
+    pub(super) fn announce_one(
+        &mut self,
+        ino: InodeId,
+        id: crate::types::BackingId,
+        key: &EntryKey,
+        w: &mut Work,
+    ) -> io::Result<()> {
+        if !w.announced.insert((ino, key.clone())) {
+            return Ok(());
+        }
+        let v = &self.volume;
+        let m = Mutation::Intent { ino, id, at: key.clone() };
+        v.record(&m).map_err(|e| io::Error::other(format!("logging a move: {e:?}")))?;
+        v.wal.sync_wait(&[v.system_last()]).map_err(|e| io::Error::from_raw_os_error(e.0))
     }
 
     /// Installs, moves, removes. Returns the inodes that failed.

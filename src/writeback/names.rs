@@ -15,6 +15,8 @@ struct Occupant {
     id: BackingId,
     ino: InodeId,
     kind: Kind,
+    /// Its names in the backing.
+    links: u32,
 }
 
 impl Writeback {
@@ -31,6 +33,7 @@ impl Writeback {
     }
 
     fn agree_inner(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<()> {
+        self.raise(key.parent, w, 0)?;
         let Some((target, was, lsn)) = self.volume.entry(key) else { return Ok(()) };
         let Some(path) = self.path(key) else { return Ok(()) };
         let there = self.occupant(&path)?;
@@ -63,7 +66,7 @@ impl Writeback {
         match self.volume.backing.stat(path) {
             Ok(s) => {
                 let ino = self.volume.places.read().number(s.id);
-                Ok(Some(Occupant { id: s.id, ino, kind: s.attr.kind }))
+                Ok(Some(Occupant { id: s.id, ino, kind: s.attr.kind, links: s.attr.nlink }))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -97,14 +100,21 @@ impl Writeback {
         if staged.is_none() && place.is_none() {
             return Ok(false);
         }
-        if let Some(o) = &there
+        let mut replaced = None;
+        if let Some(o) = there
             && o.ino != ino
         {
             let kind = match &staged {
                 Some(s) => s.2,
                 None => self.volume.snapshot(ino).map_or(Kind::File, |s| s.attr.kind),
             };
-            self.clear_way(key, path, o, was, kind, w)?;
+            if self.clear_way(key, path, &o, was, kind, w)? {
+                replaced = Some(o);
+            }
+        }
+        let id = staged.as_ref().map(|s| s.1).or(place.as_ref().map(|p| p.id));
+        if let Some(id) = id {
+            self.announce_one(ino, id, key, w)?;
         }
         let volume = self.volume.clone();
         let _tree = volume.tree.write();
@@ -126,11 +136,15 @@ impl Writeback {
                 w.moved.push(ino);
             }
         }
+        // Only now is what stood there gone.
+        if let Some(o) = replaced {
+            self.left(&o, w);
+        }
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Something else stands where an object must go.
+    /// Something else stands where an object must go. True: the newcomer's rename replaces it.
     fn clear_way(
         &mut self,
         key: &EntryKey,
@@ -139,21 +153,34 @@ impl Writeback {
         was: Option<InodeId>,
         newcomer: Kind,
         w: &mut Work,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         if was != Some(o.ino) {
-            return self.set_aside(key, path);
+            return self.set_aside(key, path).map(|()| false);
         }
         if self.move_on(key, path, o, w)? {
-            return Ok(());
+            return Ok(false);
         }
         if o.kind == Kind::Dir {
-            return self.remove_dir(key, path, o, w);
+            return self.remove_dir(key, path, o, w).map(|()| false);
         }
         if newcomer == Kind::Dir {
             self.volume.backing.unlink(path)?;
+            self.left(o, w);
+            return Ok(false);
         }
-        self.left(key, o, w);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Brings the directories above a name to where programs have them, from the top. Then none can be
+    /// moved into itself: what lies above the target is in its final place.
+    fn raise(&mut self, dir: InodeId, w: &mut Work, depth: u32) -> io::Result<()> {
+        if dir == InodeId::ROOT || depth > 4096 {
+            return Ok(());
+        }
+        let Some(key) = self.volume.name_of(dir) else { return Ok(()) };
+        self.raise(key.parent, w, depth + 1)?;
+        let there = self.volume.places.read().get(dir).is_some_and(|p| p.at == key);
+        if there { Ok(()) } else { self.agree(&key, w) }
     }
 
     /// An occupant that lives on moves to where programs have it, or is parked. True: it is gone
@@ -172,6 +199,7 @@ impl Writeback {
             if target == Some(o.ino) && was == Some(o.ino) {
                 // A further hard link: the backing has it there already.
                 if here(self) {
+                    self.announce_one(o.ino, o.id, other, w)?;
                     let place = Place { id: o.id, at: other.clone() };
                     self.volume.set_place(o.ino, place);
                     w.moved.push(o.ino);
@@ -219,7 +247,11 @@ impl Writeback {
         w: &mut Work,
     ) -> io::Result<bool> {
         if was != Some(o.ino) {
-            log::warn!("{path} was made in the backing by something else: it is kept");
+            log::warn!(
+                "{path} was made in the backing by something else (object {}, inode {}, not {was:?}): it is kept",
+                o.id.0,
+                o.ino
+            );
             return Ok(true);
         }
         if self.move_on(key, path, o, w)? {
@@ -231,7 +263,7 @@ impl Writeback {
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
             volume.backing.unlink(path)?;
-            self.left(key, o, w);
+            self.left(o, w);
         }
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         Ok(true)
@@ -258,7 +290,7 @@ impl Writeback {
         match r {
             Ok(()) => {
                 w.dirs.remove(&o.ino);
-                self.left(key, o, w);
+                self.left(o, w);
                 Ok(())
             }
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => self.set_aside(key, path),
@@ -266,8 +298,10 @@ impl Writeback {
         }
     }
 
-    fn left(&self, key: &EntryKey, o: &Occupant, w: &mut Work) {
-        if self.volume.places.read().get(o.ino).is_some_and(|p| p.at == *key) {
+    /// An object lost a name. With its last one it is gone from the backing.
+    fn left(&self, o: &Occupant, w: &mut Work) {
+        let last = o.kind == Kind::Dir || o.links <= 1;
+        if last && self.volume.places.read().get(o.ino).is_some_and(|p| p.id == o.id) {
             w.gone.push(o.ino);
         }
     }

@@ -5,7 +5,7 @@ use crate::backing::{AttrChange, BackingPath, BackingStat, NewObject, Update, st
 use crate::format::mutation::EntryKey;
 use crate::types::{InodeId, Kind, Lsn};
 use crate::volume::Snapshot;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +30,8 @@ pub(super) struct Work {
     /// No longer in the backing.
     pub gone: Vec<InodeId>,
     pub visiting: Vec<EntryKey>,
+    /// Logged as about to be put there.
+    pub announced: HashSet<(InodeId, EntryKey)>,
     pub moved: Vec<InodeId>,
 }
 
