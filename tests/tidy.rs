@@ -2,7 +2,7 @@
 //!
 //! It reads `src/` as text. Comments and literals are blanked first and test code is cut out, so that a rule about code
 //! judges code alone.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::nonminimal_bool, clippy::manual_strip)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("mount", 5),
     ("control", 5),
     ("gateway", 6),
-    ("replay", 6),
+    ("replay", 5),
     ("cli", 7),
     ("main", 8),
 ];
@@ -46,7 +46,7 @@ const TESTING_FLOOR: u32 = 4;
 const HOMES: &[(&str, &[&str])] = &[
     ("unsafe", &["sys/"]),
     ("fuser::", &["mount/"]),
-    ("libc::", &["sys/", "mount/", "fs/error.rs"]),
+    ("libc::", &["sys/", "mount/", "fs/error.rs", "backing/directory/"]),
     ("Instant::now", &["sys/"]),
     ("SystemTime::now", &["sys/"]),
     ("thread::spawn", &["sys/"]),

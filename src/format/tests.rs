@@ -127,7 +127,7 @@ fn golden_header_bytes() {
         &hex[16..],
         concat!(
             "080706050403020107000000e11000006300000000000000",
-            "08011900030000004ca9a6d200100000ffffffffffffffff0000000000000000"
+            "08011900030000009b5f752000100000ffffffffffffffff0000000000000000"
         )
     );
     let s = SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3 }.encode();

@@ -3,9 +3,9 @@
 use super::caller::Callers;
 use super::convert::{self, TTL, attr, file_type, kind_of_mode};
 use super::pool::Pool;
-use crate::fs::error::{errno, is_grave};
+use super::reply::{OwnedNew, attributes, code, data, empty, entry, how, open_flags, sized, written};
 use crate::fs::meter::Verb;
-use crate::fs::{Fs, Located, New, OpenHow, Who};
+use crate::fs::{Fs, Who};
 use crate::sys::patience;
 use crate::types::{InodeId, Kind};
 use crate::volume::{Error, Result};
@@ -21,45 +21,6 @@ pub struct Adapter {
     pub fs: Arc<Fs>,
     pub callers: Arc<Callers>,
     pub pool: Pool,
-}
-
-fn code(e: &Error) -> Errno {
-    if is_grave(e) {
-        log::warn!("a request failed: {e:?}");
-    }
-    Errno::from_i32(errno(e))
-}
-
-/// Answers with an entry, or with the absence of one (which the kernel remembers).
-fn entry(reply: ReplyEntry, r: Result<Option<Located>>) {
-    match r {
-        Ok(Some(l)) => reply.entry(&TTL, &attr(&l), Generation(0)),
-        Ok(None) => reply.error(Errno::ENOENT),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-fn empty(reply: ReplyEmpty, r: Result<()>) {
-    match r {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, r: Result<Located>) {
-    match r {
-        Ok(l) => reply.attr(&TTL, &attr(&l)),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-fn sized(reply: ReplyXattr, size: u32, r: Result<Vec<u8>>) {
-    match r {
-        Ok(v) if size == 0 => reply.size(v.len() as u32),
-        Ok(v) if v.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(v) => reply.data(&v),
-        Err(e) => reply.error(code(&e)),
-    }
 }
 
 impl Adapter {
@@ -98,37 +59,6 @@ impl Adapter {
             empty(reply, r);
         });
         self.fs.fsync(&who, InodeId(ino.0), done);
-    }
-}
-
-/// What to make, owned, so that it can move to another thread.
-struct OwnedNew {
-    kind: Kind,
-    mode: u32,
-    rdev: u32,
-    target: Vec<u8>,
-}
-
-impl OwnedNew {
-    fn plain(kind: Kind, mode: u32, rdev: u32) -> OwnedNew {
-        OwnedNew { kind, mode, rdev, target: Vec::new() }
-    }
-    fn borrow(&self) -> New<'_> {
-        New { kind: self.kind, mode: self.mode, rdev: self.rdev, target: &self.target }
-    }
-}
-
-fn how(flags: OpenFlags) -> OpenHow {
-    const O_DSYNC: i32 = 0o10000;
-    OpenHow { writes: !matches!(flags.acc_mode(), OpenAccMode::O_RDONLY), sync: flags.0 & O_DSYNC != 0 }
-}
-
-fn open_flags(how: OpenHow) -> FopenFlags {
-    // A handle that never writes has nothing to say at close.
-    if how.writes {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
     }
 }
 
@@ -568,39 +498,4 @@ impl Filesystem for Adapter {
             Err(e) => reply.error(code(&e)),
         });
     }
-}
-
-fn data(reply: ReplyData, r: Result<Vec<u8>>) {
-    match r {
-        Ok(v) => reply.data(&v),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-/// Ends a write: at once, or with `O_SYNC` when it is durable.
-fn written(
-    fs: Arc<Fs>,
-    who: Who,
-    h: Arc<crate::fs::Handle>,
-    start: u64,
-    len: usize,
-    reply: ReplyWrite,
-    r: Result<()>,
-) {
-    if let Err(e) = r {
-        return reply.error(code(&e));
-    }
-    fs.meter.note(Verb::Write, len as u64, fs.volume.clock.monotonic_ns() - start);
-    if !h.sync {
-        return reply.written(len as u32);
-    }
-    let ino = h.cell.id;
-    fs.fsync(
-        &who,
-        ino,
-        Box::new(move |r| match r {
-            Ok(()) => reply.written(len as u32),
-            Err(e) => reply.error(code(&e)),
-        }),
-    );
 }

@@ -5,6 +5,7 @@ mod adapter;
 mod caller;
 mod convert;
 mod pool;
+mod reply;
 mod session;
 
 pub use caller::Callers;

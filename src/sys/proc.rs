@@ -38,7 +38,12 @@ pub fn of_thread(tid: u32) -> io::Result<Process> {
         Some(String::from_utf8_lossy(line).trim().to_owned())
     };
     let tgid = field(b"Tgid:").and_then(|t| t.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Process { tgid, comm: field(b"Name:").unwrap_or_default() })
+    if tgid == tid {
+        return Ok(Process { tgid, comm: field(b"Name:").unwrap_or_default() });
+    }
+    // The name of the process is its first thread's.
+    let n = read(&format!("/proc/{tgid}/comm"), &mut buf)?;
+    Ok(Process { tgid, comm: String::from_utf8_lossy(&buf[..n]).trim_end().to_owned() })
 }
 
 /// Start of a process in clock ticks since boot; with the tgid it names a process for good. May

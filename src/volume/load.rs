@@ -184,6 +184,27 @@ impl Volume {
         }
     }
 
+    /// Looks for an inode of the backing that is not where it was last known to be under its other
+    /// names. True: its place is right now.
+    pub(super) fn heal_place(&self, cell: &Arc<Cell>) -> bool {
+        let Some(place) = self.places.read().get(cell.id).cloned() else { return false };
+        let is_at = |dir: Option<Vec<u8>>, name: &Name| {
+            dir.is_some_and(|d| self.backing.stat(&BackingPath(d).join(name)).is_ok_and(|s| s.id == place.id))
+        };
+        let dir_of = |ino: InodeId| self.places.read().path(ino);
+        if is_at(dir_of(place.at.parent), &place.at.name) {
+            return true;
+        }
+        let names: Vec<EntryKey> = cell.read().node.parents.to_vec();
+        for key in names {
+            if is_at(dir_of(key.parent), &key.name) {
+                self.places.write().set(cell.id, Place { id: place.id, at: key });
+                return true;
+            }
+        }
+        false
+    }
+
     /// Extended attributes of an inode, read from the backing the first time.
     pub fn xattrs(&self, cell: &Arc<Cell>) -> Result<Vec<(Name, Vec<u8>)>> {
         if let Some(x) = &cell.read().node.xattrs {

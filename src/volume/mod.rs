@@ -11,6 +11,7 @@ mod checkpoint;
 mod commit;
 mod dirty;
 mod error;
+mod image;
 mod load;
 mod read;
 mod recover;
@@ -25,8 +26,9 @@ pub use apply::without_suid;
 pub use commit::{Change, Data};
 pub use dirty::DirtyQueue;
 pub use error::{Error, Result};
+pub use image::{LogImage, read_log};
 pub use load::valid_name;
-pub use recover::{LogImage, Opened, Report, read_log};
+pub use recover::{Opened, Report};
 pub use stored::{Snapshot, SnapshotPiece};
 pub use table::{Cell, Inode, Locked};
 

@@ -1,0 +1,184 @@
+//! What a log directory holds: its checkpoint and its segments, read and verified; and the checkpoint
+//! brought into memory.
+
+use super::Volume;
+use super::checkpoint::{FILE, NUMBERS, load_file};
+use super::table::Cell;
+use crate::extents::{Extent, Source};
+use crate::format::checkpoint::{self, Checkpoint, SavedInode, SavedSource};
+use crate::format::mutation::EntryKey;
+use crate::namespace::{Entry, Node, Place};
+use crate::sys::disk::Disk;
+use crate::types::{BackingId, InodeId, Lsn, Pos, SegmentId};
+use crate::wal::pool::parse_file_name;
+use crate::wal::scan::{Damage, Scan, scan};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// All that a log directory holds, read and verified. Used by recovery, `fsck` and `dump`.
+pub struct LogImage {
+    pub checkpoint: Option<Checkpoint>,
+    pub scans: Vec<(SegmentId, u64, Arc<dyn crate::sys::disk::DiskFile>, Scan)>,
+    pub damage: Vec<Damage>,
+}
+
+/// Reads a log without changing it. Errors: one line for people.
+pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
+    let checkpoint = match load_file(disk, FILE).map_err(|e| format!("reading {FILE} failed: {e}"))? {
+        None => None,
+        Some(b) => Some(checkpoint::decode(&b).map_err(|e| format!("{FILE}: {e}"))?),
+    };
+    let known: HashMap<u32, (u32, u32)> = checkpoint
+        .iter()
+        .flat_map(|c| c.segments.iter().map(|s| (s.id, (s.generation, s.durable))))
+        .collect();
+    let files = disk.list().map_err(|e| format!("listing the log failed: {e}"))?;
+    let ids: Vec<(SegmentId, String, u64)> = files
+        .into_iter()
+        .filter_map(|(name, size)| parse_file_name(&name).map(|id| (id, name, size)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<_>, String> {
+        let mut out = Vec::new();
+        while let Some((id, name, size)) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let file = disk.open(name).map_err(|e| format!("opening {name} failed: {e}"))?;
+            let s = scan(&*file, *id, known.get(&id.0).copied(), &|k| k != 8)
+                .map_err(|e| format!("reading {name} failed: {e}"))?;
+            out.push((*id, *size, file, s));
+        }
+        Ok(out)
+    };
+    let mut scans = Vec::new();
+    for part in crate::sys::worker::in_parallel(2, work).map_err(|e| format!("scanning failed: {e}"))? {
+        scans.extend(part?);
+    }
+    scans.sort_by_key(|s| s.0);
+    let damage = scans.iter().flat_map(|s| s.3.damage.clone()).collect();
+    Ok(LogImage { checkpoint, scans, damage })
+}
+
+impl Volume {
+    pub(super) fn load_checkpoint(&self, c: &Checkpoint) {
+        for s in &c.inodes {
+            let cell = if s.ino == InodeId::ROOT.0 {
+                self.table.get(InodeId::ROOT).unwrap_or_else(|| Cell::new(load_node(s)))
+            } else {
+                Cell::new(load_node(s))
+            };
+            if s.ino == InodeId::ROOT.0 {
+                cell.write().node = load_node(s);
+            }
+            {
+                let mut i = cell.write();
+                for e in &s.extents {
+                    self.load_extent(&mut i.map, e);
+                }
+            }
+            cell.tracked.store(true, Ordering::Release);
+            self.table.insert(cell);
+            if let Some(p) = &s.place {
+                self.places.write().set(InodeId(s.ino), load_place(p));
+            }
+        }
+        // What stands under a removed or replaced name is told by no inode of the checkpoint.
+        for s in &c.inodes {
+            for e in s.entries.iter().filter(|e| e.was_id != 0) {
+                let mut places = self.places.write();
+                if let Some(was) = e.was.map(InodeId).filter(|&w| !places.holds(w)) {
+                    let at = EntryKey { parent: InodeId(s.ino), name: e.name.as_slice().into() };
+                    places.set(was, Place { id: BackingId(e.was_id), at });
+                }
+            }
+        }
+        self.places.write().recount();
+        let mut dirty: Vec<(i64, InodeId)> = Vec::new();
+        for c in self.table.all() {
+            let mut i = c.write();
+            if i.node.is_dirty() || !i.map.is_empty() {
+                i.node.queued = true;
+                dirty.push((i.node.dirty_since_ns, c.id));
+            }
+        }
+        dirty.sort();
+        dirty.into_iter().for_each(|(t, id)| self.dirty.push(t, id));
+    }
+
+    fn load_extent(&self, map: &mut crate::extents::Map, e: &checkpoint::SavedExtent) {
+        let source = match e.source {
+            SavedSource::Zero => Source::Zero,
+            SavedSource::Damaged => Source::Damaged,
+            SavedSource::Log { segment, record, data } => {
+                let segment = SegmentId(segment);
+                match self.wal.pool.get(segment) {
+                    Some(s) if self.wal.read_verified(&s, record).is_ok() => {
+                        s.add_live(e.len as i64);
+                        Source::Log { segment, record, data }
+                    }
+                    _ => Source::Damaged,
+                }
+            }
+        };
+        if source != Source::Zero {
+            self.dirty_bytes.fetch_add(e.len as i64, Ordering::Relaxed);
+        }
+        let extent = Extent { len: e.len, lsn: Lsn(e.lsn), source };
+        map.insert(e.start, extent, &mut |_| {});
+    }
+}
+
+/// Inode numbers that an earlier mount kept.
+pub(super) fn load_numbers(disk: &dyn Disk) -> Vec<(BackingId, InodeId)> {
+    let bytes = match load_file(disk, NUMBERS) {
+        Ok(Some(b)) if b.len() >= 4 => b,
+        Ok(_) => return Vec::new(),
+        Err(e) => {
+            log::warn!("the file of inode numbers cannot be read ({e}); some will change");
+            return Vec::new();
+        }
+    };
+    let (body, sum) = bytes.split_at(bytes.len() - 4);
+    if crate::format::checksum::crc(body).to_le_bytes() != *sum {
+        log::warn!("the file of inode numbers is damaged; some will change");
+        return Vec::new();
+    }
+    let word = |c: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| c[i]));
+    body.chunks_exact(16).map(|c| (BackingId(word(c)), InodeId(word(&c[8..])))).collect()
+}
+
+fn load_place(p: &checkpoint::SavedPlace) -> Place {
+    let at = EntryKey { parent: InodeId(p.parent), name: p.name.as_slice().into() };
+    Place { id: BackingId(p.id), at }
+}
+
+fn load_node(s: &SavedInode) -> Node {
+    let mut n = Node::new(InodeId(s.ino), s.attr);
+    n.target = (!s.target.is_empty()).then(|| s.target.clone().into());
+    n.xattrs = s.xattrs.as_ref().map(|x| x.iter().map(|(k, v)| (k.as_slice().into(), v.clone())).collect());
+    (n.meta_lsn, n.data_lsn, n.xattrs_lsn) = (Lsn(s.meta_lsn), Lsn(s.data_lsn), Lsn(s.xattrs_lsn));
+    n.dirty_since_ns = s.dirty_since_ns;
+    n.base_end = s.base_end;
+    n.cuts = s.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect();
+    n.intents = s.intents.iter().map(load_place).collect();
+    n.parents = s
+        .parents
+        .iter()
+        .map(|(p, name)| EntryKey { parent: InodeId(*p), name: name.as_slice().into() })
+        .collect();
+    if let Some(d) = &mut n.dir {
+        d.complete = s.complete && s.ino != InodeId::ROOT.0;
+        for e in &s.entries {
+            d.dirty += 1;
+            d.entries.insert(
+                e.name.as_slice().into(),
+                Entry {
+                    target: e.target.map(InodeId),
+                    was: e.was.map(InodeId),
+                    lsn: Lsn(e.lsn),
+                    pos: Pos { lsn: Lsn(e.lsn), ..Pos::default() },
+                },
+            );
+        }
+    }
+    n
+}
