@@ -1,5 +1,4 @@
 //! The adapter: one short method a request.
-
 use super::caller::Callers;
 use super::convert::{self, TTL, attr, file_type, kind_of_mode};
 use super::pool::Pool;
@@ -16,7 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Serves FUSE requests by `Fs`.
 pub struct Adapter {
     pub fs: Arc<Fs>,
     pub callers: Arc<Callers>,
