@@ -98,6 +98,8 @@ pub struct Checkpoint {
     pub boot: String,
     pub segments: Vec<SavedSegment>,
     pub inodes: Vec<SavedInode>,
+    /// Objects of the backing whose inode has another number: those made here. (object, inode)
+    pub numbers: Vec<(u64, u64)>,
 }
 
 /// Frames any serde value: magic, version, CRC, length, bincode body.

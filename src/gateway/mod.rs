@@ -244,11 +244,8 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     }
     let clean = gateway.is_drained();
     v.wal.seal_older(0);
-    let closed = (|| -> crate::volume::Result<()> {
-        v.checkpoint()?;
-        v.wal.nudge_epochs();
-        v.save_numbers()
-    })();
+    let closed = v.checkpoint();
+    v.wal.nudge_epochs();
     if let Err(e) = closed {
         return Verdict::refused(format!(
             "closing the log in {} failed: {e:?}; the next mount recovers it",

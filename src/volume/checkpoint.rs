@@ -20,8 +20,6 @@ use std::sync::atomic::Ordering;
 /// Name of the checkpoint's file in the log directory.
 pub const FILE: &str = "checkpoint";
 const FILE_NEW: &str = "checkpoint.new";
-/// Numbers of inodes made here, kept for the next mount.
-pub const NUMBERS: &str = "numbers";
 
 /// Writes a file of the log whole or not at all.
 pub fn store_file(disk: &dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
@@ -95,7 +93,19 @@ impl Volume {
             let i = c.read();
             if needed(&i) {
                 let ups: Vec<InodeId> = i.node.parents.iter().map(|k| k.parent).collect();
+                // What an unstored name leads to, even if the backing has the inode under another.
+                let awaited: Vec<InodeId> = i
+                    .node
+                    .dir
+                    .iter()
+                    .flat_map(|d| d.entries.values())
+                    .filter(|e| e.lsn != Lsn::NONE)
+                    .filter_map(|e| e.target)
+                    .collect();
                 drop(i);
+                for target in awaited {
+                    keep_with_ancestors(target, &[], &self.places, &by_id, &mut keep);
+                }
                 keep_with_ancestors(c.id, &ups, &self.places, &by_id, &mut keep);
             }
         }
@@ -117,19 +127,8 @@ impl Volume {
             boot: self.boot.clone(),
             segments: Vec::new(),
             inodes,
+            numbers: self.places.read().numbers().map(|(id, ino)| (id.0, ino.0)).collect(),
         }
-    }
-
-    /// Keeps the numbers of inodes made here, so that they are the same after a clean remount.
-    pub fn save_numbers(&self) -> Result<()> {
-        let mut bytes = Vec::new();
-        for (id, ino) in self.places.read().numbers() {
-            bytes.extend_from_slice(&id.0.to_le_bytes());
-            bytes.extend_from_slice(&ino.0.to_le_bytes());
-        }
-        let sum = crate::format::checksum::crc(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
-        store_file(&*self.disk, NUMBERS, "numbers.new", &bytes).map_err(Error::Log)
     }
 }
 

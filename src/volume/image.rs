@@ -2,7 +2,7 @@
 //! brought into memory.
 
 use super::Volume;
-use super::checkpoint::{FILE, NUMBERS, load_file};
+use super::checkpoint::{FILE, load_file};
 use super::table::Cell;
 use crate::extents::{Extent, Source};
 use crate::format::checkpoint::{self, Checkpoint, SavedInode, SavedSource};
@@ -125,25 +125,6 @@ impl Volume {
         let extent = Extent { len: e.len, lsn: Lsn(e.lsn), source };
         map.insert(e.start, extent, &mut |_| {});
     }
-}
-
-/// Inode numbers that an earlier mount kept.
-pub(super) fn load_numbers(disk: &dyn Disk) -> Vec<(BackingId, InodeId)> {
-    let bytes = match load_file(disk, NUMBERS) {
-        Ok(Some(b)) if b.len() >= 4 => b,
-        Ok(_) => return Vec::new(),
-        Err(e) => {
-            log::warn!("the file of inode numbers cannot be read ({e}); some will change");
-            return Vec::new();
-        }
-    };
-    let (body, sum) = bytes.split_at(bytes.len() - 4);
-    if crate::format::checksum::crc(body).to_le_bytes() != *sum {
-        log::warn!("the file of inode numbers is damaged; some will change");
-        return Vec::new();
-    }
-    let word = |c: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| c[i]));
-    body.chunks_exact(16).map(|c| (BackingId(word(c)), InodeId(word(&c[8..])))).collect()
 }
 
 fn load_place(p: &checkpoint::SavedPlace) -> Place {

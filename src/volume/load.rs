@@ -164,7 +164,7 @@ impl Volume {
             self.table.remove_if(cell.id, |c| !in_use(c));
             return;
         }
-        if !clean {
+        if !clean || self.is_awaited(cell) {
             return;
         }
         // The parent's lock keeps a lookup from finding it between the two removals.
@@ -182,6 +182,16 @@ impl Volume {
         {
             d.forget(&k.name);
         }
+    }
+
+    /// True while a name that the backing does not have yet leads to it: without the inode in memory
+    /// nobody would know what the name stands for.
+    fn is_awaited(&self, cell: &Arc<Cell>) -> bool {
+        let names: Vec<EntryKey> = cell.read().node.parents.to_vec();
+        names.iter().any(|k| {
+            self.entry(k)
+                .is_some_and(|(target, _, lsn)| target == Some(cell.id) && lsn != crate::types::Lsn::NONE)
+        })
     }
 
     /// Looks for an inode of the backing that is not where it was last known to be under its other
@@ -205,20 +215,37 @@ impl Volume {
         false
     }
 
+    /// Asks the backing about an inode where it is. `None`: the backing does not hold it. An inode that
+    /// turns out to be elsewhere is looked for under its other names.
+    pub(super) fn at_place<T>(
+        &self,
+        cell: &Arc<Cell>,
+        ask: impl Fn(&BackingPath) -> io::Result<T>,
+    ) -> Result<Option<T>> {
+        let _tree = self.tree.read();
+        for again in [true, false] {
+            let path = self.places.read().path(cell.id);
+            let Some(path) = path else { return Ok(None) };
+            match ask(&BackingPath(path)) {
+                Ok(v) => return Ok(Some(v)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && again => {
+                    if !self.heal_place(cell) {
+                        return Err(Error::Backing(e));
+                    }
+                }
+                Err(e) => return Err(Error::Backing(e)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Extended attributes of an inode, read from the backing the first time.
     pub fn xattrs(&self, cell: &Arc<Cell>) -> Result<Vec<(Name, Vec<u8>)>> {
         if let Some(x) = &cell.read().node.xattrs {
             return Ok(x.clone());
         }
         self.may_ask_backing()?;
-        let found = {
-            let _tree = self.tree.read();
-            let path = self.places.read().path(cell.id);
-            match path {
-                None => Vec::new(),
-                Some(p) => self.backing.xattrs(&BackingPath(p)).map_err(Error::Backing)?,
-            }
-        };
+        let found = self.at_place(cell, |path| self.backing.xattrs(path))?.unwrap_or_default();
         let mut i = cell.write();
         Ok(i.node.xattrs.get_or_insert(found).clone())
     }
@@ -235,11 +262,7 @@ impl Volume {
             }
         }
         self.may_ask_backing()?;
-        let target = {
-            let _tree = self.tree.read();
-            let path = self.places.read().path(cell.id).ok_or(Error::NotFound)?;
-            self.backing.readlink(&BackingPath(path)).map_err(Error::Backing)?
-        };
+        let target = self.at_place(cell, |path| self.backing.readlink(path))?.ok_or(Error::NotFound)?;
         cell.write().node.target = Some(target.clone().into());
         Ok(target)
     }

@@ -3,7 +3,7 @@
 use super::Volume;
 use super::error::{Error, Result};
 use super::table::Cell;
-use crate::backing::{BackingFile, BackingPath};
+use crate::backing::BackingFile;
 use crate::extents::{Piece, Source};
 use crate::types::{ByteRange, SegmentId};
 use crossbeam_epoch as epoch;
@@ -60,11 +60,9 @@ impl Volume {
             return Ok(f.clone());
         }
         self.may_ask_backing()?;
-        let _tree = self.tree.read();
-        let path = self.places.read().path(cell.id).ok_or_else(|| {
+        let f = self.at_place(cell, |path| self.backing.open(path))?.ok_or_else(|| {
             Error::Backing(io::Error::new(io::ErrorKind::NotFound, "the backing lost the file"))
         })?;
-        let f = self.backing.open(&BackingPath(path)).map_err(Error::Backing)?;
         *cell.file.lock() = Some(f.clone());
         Ok(f)
     }

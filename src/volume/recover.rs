@@ -3,7 +3,7 @@
 
 use super::apply::{At, Content};
 use super::checkpoint::FILE;
-use super::image::{LogImage, load_numbers, read_log};
+use super::image::{LogImage, read_log};
 use super::table::{Cell, Table};
 use super::{DirtyQueue, FIRST_INO, Volume};
 use crate::backing::{Backing, BackingPath, parked_path};
@@ -13,7 +13,7 @@ use crate::namespace::places::PARKED;
 use crate::namespace::{Node, Place, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
-use crate::types::{ClientId, InodeId, Lsn, Pos, SegmentId};
+use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
 use crate::wal::scan::{Damage, Found};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
 use parking_lot::RwLock;
@@ -364,7 +364,7 @@ fn assemble(
         wal.adopt(*id, *size as u32, file.clone(), generation, needed.then_some((s.end, max)));
     }
     let mut places = Places::new(root.id);
-    places.load_numbers(load_numbers(&*disk));
+    places.load_numbers(ckpt.numbers.iter().map(|n| (BackingId(n.0), InodeId(n.1))));
     let table = Table::default();
     table.insert(Cell::new(Node::new(InodeId::ROOT, root.attr)));
     let next_ino = places.numbers().map(|n| n.1.0 + 1).max().unwrap_or(0).max(ckpt.next_ino);

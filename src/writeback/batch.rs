@@ -54,11 +54,17 @@ impl Writeback {
             self.failed("setting directories' attributes", &e);
             return self.give_up(mine);
         }
+        let placed: Vec<InodeId> = w.entries.iter().filter_map(|e| e.2).collect();
         if let Err(e) = self.receipts(w) {
             log::error!("logging what is stored failed: {e:?}");
             return self.give_up(mine);
         }
-        self.settle(mine, failed)
+        let more = self.settle(mine, failed);
+        // Those that only waited for a name may leave memory now.
+        for cell in placed.into_iter().filter_map(|i| self.volume.cell(i)) {
+            self.volume.evict(&cell);
+        }
+        more
     }
 
     /// Everything of the batch stays dirty and comes first again.
