@@ -60,10 +60,15 @@ impl Volume {
             return Ok(f.clone());
         }
         self.may_ask_backing()?;
-        let f = self.at_place(cell, |path| self.backing.open(path))?.ok_or_else(|| {
+        // Kept while the tree is held: a file that is replaced meanwhile is forgotten after this.
+        let open = |path: &crate::backing::BackingPath| {
+            let f = self.backing.open(path)?;
+            *cell.file.lock() = Some(f.clone());
+            Ok(f)
+        };
+        let f = self.at_place(cell, open)?.ok_or_else(|| {
             Error::Backing(io::Error::new(io::ErrorKind::NotFound, "the backing lost the file"))
         })?;
-        *cell.file.lock() = Some(f.clone());
         Ok(f)
     }
 
