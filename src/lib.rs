@@ -30,3 +30,6 @@ pub mod gateway;
 pub mod replay;
 
 pub mod cli;
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,0 +1,79 @@
+//! The plug of a simulated machine: every call of the disk and of the backing passes here. Pulled, all
+//! calls fail; trouble makes single calls fail; a visitor may act between two calls.
+
+use parking_lot::Mutex;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+/// What passes the plug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A call of the log's disk that changes or syncs something.
+    Disk,
+    /// A call of the backing.
+    Backing,
+}
+
+type Visitor = Box<dyn FnMut(Trouble) -> io::Result<()> + Send>;
+
+/// See the module.
+#[derive(Default)]
+pub struct Plug {
+    dead: AtomicBool,
+    /// Calls until it is pulled; negative: never.
+    fuse: AtomicI64,
+    calls: AtomicU64,
+    visitor: Mutex<Option<Visitor>>,
+}
+
+impl Plug {
+    /// A plug that stays in.
+    pub fn new() -> Plug {
+        Plug { fuse: AtomicI64::new(-1), ..Plug::default() }
+    }
+    /// The machine dies at the call after `calls` more.
+    pub fn pull_after(&self, calls: u64) {
+        self.fuse.store(calls as i64, Ordering::Release);
+    }
+    /// The machine dies now.
+    pub fn pull(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+    /// Power again.
+    pub fn restore(&self) {
+        self.fuse.store(-1, Ordering::Release);
+        self.dead.store(false, Ordering::Release);
+    }
+    /// True once it was pulled.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+    /// Calls that passed.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+    /// Someone who is called before each call, outside all locks of the doubles, and may fail it.
+    pub fn set_visitor(&self, v: Option<Visitor>) {
+        *self.visitor.lock() = v;
+    }
+
+    /// Passes one call.
+    pub fn pass(&self, what: Trouble) -> io::Result<()> {
+        // Taken out, so that what the visitor does passes freely.
+        let visitor = self.visitor.lock().take();
+        if let Some(mut v) = visitor {
+            let r = v(what);
+            self.visitor.lock().get_or_insert(v);
+            r?;
+        }
+        if self.is_dead() {
+            return Err(io::Error::other("the simulated machine is dead"));
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.fuse.load(Ordering::Acquire) >= 0 && self.fuse.fetch_sub(1, Ordering::AcqRel) == 0 {
+            self.pull();
+            return Err(io::Error::other("the simulated machine died"));
+        }
+        Ok(())
+    }
+}
