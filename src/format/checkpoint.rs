@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 8] = b"FORELOGC";
 /// The version this build writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const HEAD: usize = 8 + 4 + 4 + 8;
 /// A checkpoint larger than this is refused: no allocation follows an unchecked length.
 pub const BYTES_MAX: u64 = 4 << 30;
@@ -35,16 +35,21 @@ pub enum SavedSource {
 pub struct SavedEntry {
     pub name: Vec<u8>,
     pub target: Option<u64>,
-    /// What the backing holds under it.
-    pub was: Option<u64>,
-    /// Which object of the backing that is; 0 if not known.
-    pub was_id: u64,
     pub lsn: u64,
 }
 
-/// A place in the backing.
+/// An inode that is the object `id` of the backing, with its known names there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedPlace {
+pub struct SavedObject {
+    pub ino: u64,
+    pub id: u64,
+    pub names: Vec<(u64, Vec<u8>)>,
+}
+
+/// Something that the writeback was about to put somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedIntent {
+    pub ino: u64,
     pub id: u64,
     pub parent: u64,
     pub name: Vec<u8>,
@@ -65,8 +70,6 @@ pub struct SavedInode {
     /// Bytes of the backing's file that are still part of this one.
     pub base_end: u64,
     pub cuts: Vec<(u64, u64)>,
-    pub place: Option<SavedPlace>,
-    pub intents: Vec<SavedPlace>,
     /// The directory was made here and the backing knows none of its names.
     pub complete: bool,
     pub entries: Vec<SavedEntry>,
@@ -98,6 +101,9 @@ pub struct Checkpoint {
     pub boot: String,
     pub segments: Vec<SavedSegment>,
     pub inodes: Vec<SavedInode>,
+    /// What the backing holds of these inodes, and under names on which it does not agree yet.
+    pub objects: Vec<SavedObject>,
+    pub intents: Vec<SavedIntent>,
     /// Objects of the backing whose inode has another number: those made here. (object, inode)
     pub numbers: Vec<(u64, u64)>,
 }

@@ -53,12 +53,12 @@ pub enum Mutation {
     Settled { ino: InodeId },
     /// The writeback is about to bring `ino` (there: `id`) to this place in the backing.
     Intent { ino: InodeId, id: BackingId, at: EntryKey },
-    /// The backing holds `ino` as of these positions, `size` bytes long.
-    Stored { ino: InodeId, id: BackingId, at: EntryKey, data: Lsn, meta: Lsn, size: u64 },
-    /// What the backing holds under a name now; it agrees with everything up to `as_of`.
-    EntryStored { at: EntryKey, as_of: Lsn, holds: Option<InodeId> },
-    /// The object is no longer in the backing.
-    Gone { ino: InodeId },
+    /// The backing holds the content (up to `data`, `size` bytes long) and attributes (up to `meta`) of `ino`.
+    Stored { ino: InodeId, data: Lsn, meta: Lsn, size: u64 },
+    /// What the backing holds under a name now; it agrees with every change of it up to `as_of`.
+    Placed { at: EntryKey, as_of: Lsn, holds: Option<(InodeId, BackingId)> },
+    /// All intents before are done or dropped, and what came of them was logged.
+    Closed,
 }
 
 /// Number of a mutation on disk.
@@ -79,8 +79,8 @@ impl Mutation {
             Mutation::Settled { .. } => 12,
             Mutation::Intent { .. } => 13,
             Mutation::Stored { .. } => 14,
-            Mutation::EntryStored { .. } => 15,
-            Mutation::Gone { .. } => 16,
+            Mutation::Placed { .. } => 15,
+            Mutation::Closed => 16,
         }
     }
 
@@ -130,24 +130,24 @@ impl Mutation {
                 w.u64(*len);
                 w.u64(*size);
             }
-            Mutation::SetXattrs { ino } | Mutation::Settled { ino } | Mutation::Gone { ino } => w.u64(ino.0),
+            Mutation::SetXattrs { ino } | Mutation::Settled { ino } => w.u64(ino.0),
+            Mutation::Closed => {}
             Mutation::Intent { ino, id, at } => {
                 w.u64(ino.0);
                 w.u64(id.0);
                 put_key(&mut w, at);
             }
-            Mutation::Stored { ino, id, at, data, meta, size } => {
+            Mutation::Stored { ino, data, meta, size } => {
                 w.u64(ino.0);
-                w.u64(id.0);
-                put_key(&mut w, at);
                 w.u64(data.0);
                 w.u64(meta.0);
                 w.u64(*size);
             }
-            Mutation::EntryStored { at, as_of, holds } => {
+            Mutation::Placed { at, as_of, holds } => {
                 put_key(&mut w, at);
                 w.u64(as_of.0);
-                w.u64(holds.map_or(0, |h| h.0));
+                w.u64(holds.map_or(0, |h| h.0.0));
+                w.u64(holds.map_or(0, |h| h.1.0));
             }
         }
     }
@@ -186,18 +186,16 @@ impl Mutation {
             13 => Mutation::Intent { ino: ino(&mut r)?, id: BackingId(r.u64()?), at: key(&mut r)? },
             14 => Mutation::Stored {
                 ino: ino(&mut r)?,
-                id: BackingId(r.u64()?),
-                at: key(&mut r)?,
                 data: Lsn(r.u64()?),
                 meta: Lsn(r.u64()?),
                 size: r.u64()?,
             },
-            15 => Mutation::EntryStored {
+            15 => Mutation::Placed {
                 at: key(&mut r)?,
                 as_of: Lsn(r.u64()?),
-                holds: Some(r.u64()?).filter(|&n| n != 0).map(InodeId),
+                holds: Some((InodeId(r.u64()?), BackingId(r.u64()?))).filter(|h| h.0.0 != 0),
             },
-            16 => Mutation::Gone { ino: ino(&mut r)? },
+            16 => Mutation::Closed,
             _ => return Err(Malformed("mutation: unknown kind")),
         };
         r.end()?;

@@ -7,7 +7,7 @@ use crate::types::SegmentId;
 /// Where records start.
 pub const RECORDS_AT: usize = 4096;
 /// The version this build writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"FORELOGS";
 const USED: usize = 8 + 4 + 4 + 4 + 8 + 16 + 4;
 

@@ -52,9 +52,9 @@ fn all() -> Vec<Mutation> {
         Mutation::SetXattrs { ino },
         Mutation::Settled { ino },
         Mutation::Intent { ino, id, at: key(b"i") },
-        Mutation::Stored { ino, id, at: key(b"s"), data: Lsn(1), meta: Lsn(2), size: 3 },
-        Mutation::EntryStored { at: key(b"e"), as_of: Lsn(8), holds: Some(ino) },
-        Mutation::Gone { ino },
+        Mutation::Stored { ino, data: Lsn(1), meta: Lsn(2), size: 3 },
+        Mutation::Placed { at: key(b"e"), as_of: Lsn(8), holds: Some((ino, id)) },
+        Mutation::Closed,
     ]
 }
 
@@ -131,7 +131,7 @@ fn golden_header_bytes() {
         )
     );
     let s = SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3 }.encode();
-    assert_eq!(&s[..24], b"FORELOGS\x01\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
+    assert_eq!(&s[..24], b"FORELOGS\x02\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn checkpoints_are_checked_whole() {
         assert!(checkpoint::decode(&b).is_err(), "byte {n}");
     }
     let mut newer = v;
-    newer[8] = 2;
+    newer[8] = 3;
     let e = checkpoint::decode(&newer).expect_err("newer");
     assert!(e.to_string().contains("newer"));
 }

@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 pub struct Entry {
     /// What programs find under it; `None`: nothing, whatever the backing still holds.
     pub target: Option<InodeId>,
-    /// What the backing holds under it, as far as we know.
-    pub was: Option<InodeId>,
     /// Last change that the backing does not have; `NONE` when it agrees.
     pub lsn: Lsn,
     /// The record of the last change, for its successors to depend on.
@@ -33,8 +31,7 @@ impl Dir {
     /// Sets what programs find under `name` by the record at `pos`.
     pub fn set(&mut self, name: &Name, target: Option<InodeId>, pos: Pos) {
         self.version += 1;
-        let was = self.entries.get(name).and_then(|e| e.was);
-        let old = self.entries.insert(name.clone(), Entry { target, was, lsn: pos.lsn, pos });
+        let old = self.entries.insert(name.clone(), Entry { target, lsn: pos.lsn, pos });
         if old.is_none_or(|e| e.lsn == Lsn::NONE) {
             self.dirty += 1;
         }
@@ -44,17 +41,15 @@ impl Dir {
     pub fn found(&mut self, name: &Name, ino: InodeId) {
         self.entries.entry(name.clone()).or_insert(Entry {
             target: Some(ino),
-            was: Some(ino),
             lsn: Lsn::NONE,
             pos: Pos::default(),
         });
     }
 
-    /// The backing now holds `holds` under `name`, which agrees with all changes up to `as_of`.
-    pub fn stored(&mut self, name: &Name, as_of: Lsn, holds: Option<InodeId>) {
+    /// The backing agrees with all changes of `name` up to `as_of`.
+    pub fn stored(&mut self, name: &Name, as_of: Lsn) {
         self.version += 1;
         let Some(e) = self.entries.get_mut(name) else { return };
-        e.was = holds;
         if e.lsn != Lsn::NONE && e.lsn <= as_of {
             e.lsn = Lsn::NONE;
             self.dirty -= 1;

@@ -1,7 +1,6 @@
 //! One inode as programs see it.
 
 use super::dir::Dir;
-use super::places::Place;
 use crate::format::mutation::EntryKey;
 use crate::types::{Attr, InodeId, Kind, Lsn, Name, Pos};
 use smallvec::SmallVec;
@@ -32,8 +31,6 @@ pub struct Node {
     pub base_end: u64,
     /// Cuts that the backing does not have: (record, size), sizes ascending with time undone.
     pub cuts: SmallVec<[(Lsn, u64); 1]>,
-    /// Where the writeback was about to put it, not yet known to be done.
-    pub intents: SmallVec<[Place; 1]>,
     /// It stands in the writeback's queue.
     pub queued: bool,
 }
@@ -57,7 +54,6 @@ impl Node {
             dirty_since_ns: 0,
             base_end: if attr.kind == Kind::File { attr.size } else { 0 },
             cuts: SmallVec::new(),
-            intents: SmallVec::new(),
             queued: false,
         }
     }
@@ -73,12 +69,6 @@ impl Node {
     /// No name leads to it any more.
     pub fn is_dead(&self) -> bool {
         self.attr.nlink == 0
-    }
-
-    /// A removed directory whose removed names the backing still holds.
-    pub fn undrained_dead_dir(&self) -> bool {
-        let left = |d: &Dir| d.entries.values().any(|e| e.lsn != Lsn::NONE && e.was.is_some());
-        self.is_dead() && self.dir.as_ref().is_some_and(|d| left(d))
     }
 
     /// The content was cut at `size` by the record `lsn`.

@@ -1,8 +1,13 @@
-//! Where in the backing the known inodes are: a tree of its own, since programs may have moved what
-//! the writeback has not moved yet. Only the writeback changes it.
+//! What the backing holds, as far as it is known: every known object of it with its names there. A
+//! tree of its own, since programs may have moved what the writeback has not moved yet. Only the
+//! writeback changes it, at the moment it changes the backing.
+//!
+//! Invariants: a name holds at most one object; an object number belongs to at most one inode; a
+//! directory has one name.
 
 use crate::format::mutation::EntryKey;
-use crate::types::{BackingId, InodeId};
+use crate::types::{BackingId, InodeId, Name};
+use smallvec::SmallVec;
 use std::collections::HashMap;
 
 /// A place in the backing.
@@ -12,14 +17,16 @@ pub struct Place {
     pub at: EntryKey,
 }
 
-struct Record {
-    place: Place,
-    children: u32,
+struct Object {
+    id: BackingId,
+    names: SmallVec<[EntryKey; 1]>,
 }
 
 /// The tree of places, and which inode an object of the backing is.
 pub struct Places {
-    map: HashMap<InodeId, Record>,
+    objects: HashMap<InodeId, Object>,
+    /// What is known below each directory.
+    below: HashMap<InodeId, HashMap<Name, InodeId>>,
     /// Objects whose inode number is not their own: those made here, and the root.
     numbers: HashMap<BackingId, InodeId>,
     root: BackingId,
@@ -32,7 +39,7 @@ impl Places {
     /// The tree with nothing but the root.
     pub fn new(root: BackingId) -> Places {
         let numbers = HashMap::from([(root, InodeId::ROOT)]);
-        Places { map: HashMap::new(), numbers, root }
+        Places { objects: HashMap::new(), below: HashMap::new(), numbers, root }
     }
 
     /// Number of the inode that is this object.
@@ -40,77 +47,121 @@ impl Places {
         self.numbers.get(&id).copied().unwrap_or(InodeId(id.0))
     }
 
-    /// Where an inode is; `None`: not in the backing (the root has no place but is there).
-    pub fn get(&self, ino: InodeId) -> Option<&Place> {
-        self.map.get(&ino).map(|r| &r.place)
+    /// The object that an inode is; `None`: not in the backing, as far as known.
+    pub fn id(&self, ino: InodeId) -> Option<BackingId> {
+        if ino == InodeId::ROOT { Some(self.root) } else { self.objects.get(&ino).map(|o| o.id) }
     }
 
-    /// True when the backing holds it.
+    /// The object an inode is, and the first of its known names.
+    pub fn get(&self, ino: InodeId) -> Option<Place> {
+        let o = self.objects.get(&ino)?;
+        o.names.first().map(|at| Place { id: o.id, at: at.clone() })
+    }
+
+    /// The known names of an inode in the backing.
+    pub fn names(&self, ino: InodeId) -> &[EntryKey] {
+        self.objects.get(&ino).map_or(&[], |o| &o.names)
+    }
+
+    /// All known objects with their names.
+    pub fn objects(&self) -> impl Iterator<Item = (InodeId, &[EntryKey])> {
+        self.objects.iter().map(|(&ino, o)| (ino, &o.names[..]))
+    }
+
+    /// What is known to stand under a name in the backing.
+    pub fn under(&self, key: &EntryKey) -> Option<InodeId> {
+        self.below.get(&key.parent)?.get(&key.name).copied()
+    }
+
+    /// What is known to be in a directory of the backing.
+    pub fn below(&self, dir: InodeId) -> impl Iterator<Item = (&Name, InodeId)> {
+        self.below.get(&dir).into_iter().flatten().map(|(n, &i)| (n, i))
+    }
+
+    /// True when the backing holds it (the root has no name but is there).
     pub fn holds(&self, ino: InodeId) -> bool {
-        ino == InodeId::ROOT || self.map.contains_key(&ino)
+        ino == InodeId::ROOT || self.objects.get(&ino).is_some_and(|o| !o.names.is_empty())
     }
 
-    /// An inode is at `place` now.
-    pub fn set(&mut self, ino: InodeId, place: Place) {
-        if ino == InodeId::ROOT {
+    /// The object `id` is `ino` and stands under `key`, beside its other names. What was known to
+    /// stand there is there no longer. An inode that becomes another object has no other names.
+    pub fn set(&mut self, ino: InodeId, id: BackingId, key: &EntryKey) {
+        if ino == InodeId::ROOT || id == self.root {
             return;
         }
-        let children = match self.map.get(&ino) {
-            Some(old) => {
-                let (parent, id, n) = (old.place.at.parent, old.place.id, old.children);
-                self.leave(parent);
-                if id != place.id && self.numbers.get(&id) == Some(&ino) {
-                    self.numbers.remove(&id);
-                }
-                n
-            }
-            None => 0,
-        };
-        if let Some(p) = self.map.get_mut(&place.at.parent) {
-            p.children += 1;
+        self.claim(ino, id);
+        if self.under(key) != Some(ino) {
+            self.unset(key);
+            self.below.entry(key.parent).or_default().insert(key.name.clone(), ino);
         }
-        if place.id.0 != ino.0 {
-            self.numbers.insert(place.id, ino);
-        }
-        self.map.insert(ino, Record { place, children });
-    }
-
-    fn leave(&mut self, parent: InodeId) {
-        if let Some(p) = self.map.get_mut(&parent) {
-            p.children = p.children.saturating_sub(1);
+        if let Some(o) = self.objects.get_mut(&ino)
+            && !o.names.contains(key)
+        {
+            o.names.push(key.clone());
         }
     }
 
-    /// Counts the children anew, after places were set in any order.
-    pub fn recount(&mut self) {
-        let parents: Vec<InodeId> = self.map.values().map(|r| r.place.at.parent).collect();
-        self.map.values_mut().for_each(|r| r.children = 0);
-        for p in parents {
-            if let Some(r) = self.map.get_mut(&p) {
-                r.children += 1;
-            }
+    /// From now on the object `id` is `ino`. An inode that was another object has no names any more.
+    pub fn claim(&mut self, ino: InodeId, id: BackingId) {
+        if ino == InodeId::ROOT || id == self.root {
+            return;
+        }
+        // The store gives the number of a removed object out again.
+        let owner = self.number(id);
+        if owner != ino && self.objects.get(&owner).is_some_and(|o| o.id == id) {
+            self.drop_object(owner);
+        }
+        if self.objects.get(&ino).is_some_and(|o| o.id != id) {
+            self.drop_object(ino);
+        }
+        if id.0 != ino.0 {
+            self.numbers.insert(id, ino);
+        }
+        self.objects.entry(ino).or_insert_with(|| Object { id, names: SmallVec::new() });
+    }
+
+    /// Nothing stands under `key` any more. Returns what stood there.
+    pub fn unset(&mut self, key: &EntryKey) -> Option<InodeId> {
+        let names = self.below.get_mut(&key.parent)?;
+        let ino = names.remove(&key.name)?;
+        if names.is_empty() {
+            self.below.remove(&key.parent);
+        }
+        if let Some(o) = self.objects.get_mut(&ino) {
+            o.names.retain(|k| k != key);
+        }
+        Some(ino)
+    }
+
+    /// The object is gone from the backing, with all its names.
+    pub fn drop_object(&mut self, ino: InodeId) {
+        let Some(o) = self.objects.get(&ino) else { return };
+        for key in o.names.clone() {
+            self.unset(&key);
+        }
+        if let Some(o) = self.objects.remove(&ino)
+            && self.numbers.get(&o.id) == Some(&ino)
+        {
+            self.numbers.remove(&o.id);
         }
     }
 
-    /// The backing no longer holds it.
-    pub fn gone(&mut self, ino: InodeId) {
-        if let Some(old) = self.map.remove(&ino) {
-            self.leave(old.place.at.parent);
-            // The store may have given its number to another object since.
-            if old.place.id != self.root && self.numbers.get(&old.place.id) == Some(&ino) {
-                self.numbers.remove(&old.place.id);
-            }
-        }
+    /// Drops what no name leads to.
+    pub fn drop_nameless(&mut self) {
+        let idle: Vec<InodeId> =
+            self.objects.iter().filter(|(_, o)| o.names.is_empty()).map(|(&i, _)| i).collect();
+        idle.into_iter().for_each(|i| self.drop_object(i));
     }
 
-    /// Drops a clean inode's place from memory, unless others hang below it. Its number is kept.
+    /// Drops a clean inode's names from memory, unless others hang below it. Its number is kept.
     pub fn forget(&mut self, ino: InodeId) -> bool {
-        if self.map.get(&ino).is_some_and(|r| r.children > 0) {
+        if self.below.contains_key(&ino) {
             return false;
         }
-        if let Some(old) = self.map.remove(&ino) {
-            self.leave(old.place.at.parent);
+        for key in self.names(ino).to_vec() {
+            self.unset(&key);
         }
+        self.objects.remove(&ino);
         true
     }
 
@@ -123,15 +174,25 @@ impl Places {
                 names.push(b".forelog/park");
                 break;
             }
-            let p = &self.map.get(&at)?.place;
-            names.push(&p.at.name);
-            at = p.at.parent;
+            let key = self.objects.get(&at)?.names.first()?;
+            names.push(&key.name);
+            at = key.parent;
             if names.len() > 4096 {
                 return None;
             }
         }
         names.reverse();
         Some(names.join(&b'/'))
+    }
+
+    /// Path of a name in the backing. `None` if its directory is not there.
+    pub fn path_of(&self, key: &EntryKey) -> Option<Vec<u8>> {
+        let mut path = self.path(key.parent)?;
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&key.name);
+        Some(path)
     }
 
     /// All numbers that differ from the object's own.
@@ -148,12 +209,49 @@ impl Places {
         }
     }
 
-    /// Inodes with a place in memory.
+    /// Objects in memory.
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.objects.len()
     }
     /// True when only the root is known.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.objects.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(parent: u64, name: &str) -> EntryKey {
+        EntryKey { parent: InodeId(parent), name: name.as_bytes().into() }
+    }
+
+    #[test]
+    fn names_come_and_go_with_their_objects() {
+        let mut p = Places::new(BackingId(2));
+        assert_eq!(p.number(BackingId(2)), InodeId::ROOT);
+        p.set(InodeId(10), BackingId(10), &key(1, "d"));
+        p.set(InodeId(900), BackingId(11), &key(10, "a"));
+        p.set(InodeId(900), BackingId(11), &key(1, "b"));
+        assert_eq!(p.number(BackingId(11)), InodeId(900));
+        assert_eq!(p.path(InodeId(900)).as_deref(), Some(&b"d/a"[..]));
+        assert_eq!(p.path_of(&key(10, "zz")).as_deref(), Some(&b"d/zz"[..]));
+        assert!(!p.forget(InodeId(10)), "something hangs below it");
+        // Another object takes a name, then the number of one that is gone.
+        p.set(InodeId(901), BackingId(12), &key(10, "a"));
+        assert_eq!(p.names(InodeId(900)), [key(1, "b")]);
+        p.set(InodeId(902), BackingId(11), &key(1, "c"));
+        assert_eq!(p.number(BackingId(11)), InodeId(902));
+        assert!(!p.holds(InodeId(900)));
+        assert_eq!(p.under(&key(1, "b")), None);
+        // An inode that becomes another object.
+        p.set(InodeId(901), BackingId(13), &key(10, "a"));
+        assert_eq!(p.id(InodeId(901)), Some(BackingId(13)));
+        assert_eq!(p.number(BackingId(12)), InodeId(12));
+        assert_eq!(p.unset(&key(10, "a")), Some(InodeId(901)));
+        p.drop_nameless();
+        assert_eq!(p.id(InodeId(901)), None);
+        assert!(p.forget(InodeId(10)));
     }
 }

@@ -4,6 +4,7 @@ use super::Volume;
 use super::table::{Cell, Inode, Locked};
 use crate::extents::{Extent, Source};
 use crate::format::mutation::{AttrSet, EntryKey, Mutation, decode_xattrs};
+use crate::namespace::places::PARKED;
 use crate::namespace::{Node, Place};
 use crate::types::{ByteRange, InodeId, Kind, Lsn, Pos, Stamp};
 use crate::wal::Segment;
@@ -32,7 +33,7 @@ pub struct Content {
 pub fn touched(m: &Mutation) -> Vec<InodeId> {
     match m {
         Mutation::Adopt { ino, at, .. } => vec![*ino, at.parent],
-        Mutation::Create { at, .. } | Mutation::EntryStored { at, .. } => vec![at.parent],
+        Mutation::Create { at, .. } | Mutation::Placed { at, .. } => vec![at.parent],
         Mutation::Link { at, ino } | Mutation::Unlink { at, ino } | Mutation::Rmdir { at, ino } => {
             vec![at.parent, *ino]
         }
@@ -45,9 +46,8 @@ pub fn touched(m: &Mutation) -> Vec<InodeId> {
         | Mutation::Zero { ino, .. }
         | Mutation::SetXattrs { ino }
         | Mutation::Settled { ino }
-        | Mutation::Intent { ino, .. }
-        | Mutation::Stored { ino, .. }
-        | Mutation::Gone { ino } => vec![*ino],
+        | Mutation::Stored { ino, .. } => vec![*ino],
+        Mutation::Intent { .. } | Mutation::Closed => Vec::new(),
     }
 }
 
@@ -120,31 +120,23 @@ impl Volume {
                 }
             }
             Mutation::Intent { ino, id, at: key } => {
-                if let Some(i) = locked.get_mut(*ino) {
-                    let place = Place { id: *id, at: key.clone() };
-                    if !i.node.intents.contains(&place) {
-                        i.node.intents.push(place);
+                self.intents.lock().push((*ino, Place { id: *id, at: key.clone() }));
+            }
+            Mutation::Stored { ino, data, meta, size } => self.stored(locked, *ino, *data, *meta, *size),
+            Mutation::Placed { at: key, as_of, holds } => {
+                // The writeback itself knew it as it happened.
+                if self.recovering.load(Ordering::Relaxed) {
+                    let mut places = self.places.write();
+                    match holds {
+                        Some((ino, id)) => places.set(*ino, *id, key),
+                        None => drop(places.unset(key)),
                     }
                 }
-            }
-            Mutation::Stored { ino, id, at: key, data, meta, size } => {
-                self.stored(locked, *ino, Place { id: *id, at: key.clone() }, (*data, *meta), *size)
-            }
-            Mutation::EntryStored { at: key, as_of, holds } => {
                 if let Some(d) = locked.get_mut(key.parent).and_then(|i| i.node.dir.as_mut()) {
-                    d.stored(&key.name, *as_of, *holds);
+                    d.stored(&key.name, *as_of);
                 }
             }
-            Mutation::Gone { ino } => {
-                self.places.write().gone(*ino);
-                if let Some(i) = locked.get_mut(*ino) {
-                    i.node.base_end = 0;
-                    i.node.intents.clear();
-                }
-                if let Some(c) = self.table.get(*ino) {
-                    *c.file.lock() = None;
-                }
-            }
+            Mutation::Closed => self.intents.lock().clear(),
         }
     }
 
@@ -157,23 +149,36 @@ impl Volume {
         attr: &crate::types::Attr,
         at: &At,
     ) {
-        if let Some(d) = locked.get_mut(key.parent).and_then(|i| i.node.dir.as_mut()) {
-            d.found(&key.name, ino);
-        }
         if let Some(i) = locked.get_mut(ino) {
             (i.node.last, i.node.links) = (at.pos, at.pos);
-            if !i.node.parents.contains(key) {
-                i.node.parents.push(key.clone());
-            }
+        }
+        // The live path adopts what it has in memory.
+        if !self.recovering.load(Ordering::Relaxed) {
             return;
         }
-        // Only at recovery: the live path adopts what it has in memory.
+        self.places.write().set(ino, id, key);
+        // A name of the backing need not be one of programs: they may have removed it.
+        let named = match locked.get_mut(key.parent).and_then(|i| i.node.dir.as_mut()) {
+            Some(d) => {
+                d.found(&key.name, ino);
+                d.entries.get(&key.name).is_some_and(|e| e.target == Some(ino))
+            }
+            None => key.parent != PARKED,
+        };
+        let name = |n: &mut Node| {
+            if named && !n.parents.contains(key) {
+                n.parents.push(key.clone());
+            }
+        };
+        if let Some(i) = locked.get_mut(ino) {
+            name(&mut i.node);
+            return;
+        }
         let mut node = Node::new(ino, *attr);
-        node.parents.push(key.clone());
+        name(&mut node);
         (node.last, node.links) = (at.pos, at.pos);
         let cell = self.table.insert(Cell::new(node));
         cell.tracked.store(true, Ordering::Release);
-        self.places.write().set(ino, Place { id, at: key.clone() });
     }
 
     /// A name of a directory changed; `dirs` is the change of its number of subdirectories.
@@ -191,7 +196,10 @@ impl Volume {
         }
         let now = Stamp::from_ns(at.wall_ns);
         (p.node.attr.mtime, p.node.attr.ctime) = (now, now);
-        p.node.attr.nlink = p.node.attr.nlink.saturating_add_signed(dirs);
+        // A store that does not count subdirectories says 1, and 0 would mean removed.
+        if p.node.attr.nlink >= 2 {
+            p.node.attr.nlink = p.node.attr.nlink.saturating_add_signed(dirs).max(2);
+        }
         p.node.meta_lsn = at.pos.lsn;
         self.mark_dirty(&mut p.node, at.wall_ns);
     }
@@ -357,9 +365,7 @@ impl Volume {
             });
         if !used {
             self.drop_extents(i, ByteRange { start: 0, end: u64::MAX });
-            if !i.node.undrained_dead_dir() {
-                self.table.remove(ino);
-            }
+            self.table.remove(ino);
         }
     }
 
@@ -368,25 +374,8 @@ impl Volume {
         self.drop_extents(i, ByteRange { start: 0, end: u64::MAX });
     }
 
-    fn stored(
-        &self,
-        locked: &mut Locked<'_>,
-        ino: InodeId,
-        place: Place,
-        (data, meta): (Lsn, Lsn),
-        size: u64,
-    ) {
-        let moved = {
-            let mut p = self.places.write();
-            let moved = p.get(ino).is_none_or(|old| old.id != place.id);
-            p.set(ino, place);
-            moved
-        };
-        if moved && let Some(c) = self.table.get(ino) {
-            *c.file.lock() = None;
-        }
+    fn stored(&self, locked: &mut Locked<'_>, ino: InodeId, data: Lsn, meta: Lsn, size: u64) {
         let Some(i) = locked.get_mut(ino) else { return };
-        i.node.intents.clear();
         if data != Lsn::NONE {
             i.map.remove_stored(data, &mut |e| {
                 if let Source::Log { segment, .. } = e.source {

@@ -5,9 +5,13 @@ use super::error::{Error, Result};
 use super::table::{Cell, Inode};
 use crate::extents::{Extent, Source};
 use crate::format::checkpoint::{
-    self, Checkpoint, SavedEntry, SavedExtent, SavedInode, SavedPlace, SavedSegment, SavedSource,
+    self, Checkpoint, SavedEntry, SavedExtent, SavedInode, SavedIntent, SavedObject, SavedSegment,
+    SavedSource,
 };
-use crate::namespace::{Place, Places};
+use crate::format::mutation::EntryKey;
+use crate::namespace::Place;
+use crate::namespace::Places;
+use crate::namespace::places::PARKED;
 use crate::sys::disk::Disk;
 use crate::types::{InodeId, Lsn};
 use crate::wal::Retired;
@@ -54,10 +58,13 @@ pub fn load_file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
 impl Volume {
     /// Takes a checkpoint and recycles the segments that nothing needs any more. Returns how many.
     pub fn checkpoint(&self) -> Result<usize> {
-        let (mut image, upto) = {
+        let _one_at_a_time = self.checkpointing.lock();
+        // Chosen with the image: a segment that lost its last needed byte only afterwards is still
+        // named by it.
+        let (mut image, upto, idle) = {
             let _gate = self.gate.write();
             let upto = self.wal.marks.appended();
-            (self.image(upto), upto)
+            (self.image(upto), upto, self.wal.idle_upto(upto))
         };
         // What the image holds must not outlive what it depends on: all of it durable first.
         self.sync_log()?;
@@ -71,7 +78,7 @@ impl Volume {
         let bytes = checkpoint::encode(&image).map_err(|e| Error::Log(io::Error::other(e)))?;
         store_file(&*self.disk, FILE, FILE_NEW, &bytes).map_err(Error::Log)?;
         self.checkpointed.store(upto.0, Ordering::Release);
-        let n = self.wal.retire(Retired::by_checkpoint(upto));
+        let n = self.wal.retire(Retired::by_checkpoint(idle));
         if n > 0 {
             self.space_freed();
         }
@@ -93,15 +100,16 @@ impl Volume {
             let i = c.read();
             if needed(&i) {
                 let ups: Vec<InodeId> = i.node.parents.iter().map(|k| k.parent).collect();
-                // What an unstored name leads to, even if the backing has the inode under another.
-                let awaited: Vec<InodeId> = i
-                    .node
-                    .dir
-                    .iter()
-                    .flat_map(|d| d.entries.values())
-                    .filter(|e| e.lsn != Lsn::NONE)
-                    .filter_map(|e| e.target)
+                // What an unstored name leads to, here and in the backing, even if it is clean itself.
+                let places = self.places.read();
+                let unstored = i.node.dir.iter().flat_map(|d| &d.entries).filter(|e| e.1.lsn != Lsn::NONE);
+                let awaited: Vec<InodeId> = unstored
+                    .flat_map(|(name, e)| {
+                        [e.target, places.under(&EntryKey { parent: c.id, name: name.clone() })]
+                    })
+                    .flatten()
                     .collect();
+                drop(places);
                 drop(i);
                 for target in awaited {
                     keep_with_ancestors(target, &[], &self.places, &by_id, &mut keep);
@@ -109,15 +117,40 @@ impl Volume {
                 keep_with_ancestors(c.id, &ups, &self.places, &by_id, &mut keep);
             }
         }
+        // So does what stands parked in the backing, or in a directory that programs removed.
+        let live: HashSet<InodeId> =
+            cells.iter().filter(|c| !c.read().node.is_dead()).map(|c| c.id).collect();
+        let homeless: Vec<InodeId> = {
+            let places = self.places.read();
+            let astray = |names: &[EntryKey]| names.iter().any(|k| !live.contains(&k.parent));
+            places.objects().filter(|(_, names)| astray(names)).map(|(ino, _)| ino).collect()
+        };
+        for ino in homeless.into_iter().filter(|i| by_id.get(i).is_some_and(|c| !c.read().node.is_dead())) {
+            keep_with_ancestors(ino, &[], &self.places, &by_id, &mut keep);
+        }
         let mut inodes = Vec::with_capacity(keep.len());
+        let (mut objects, mut disputed) = (Vec::new(), Vec::new());
         for c in &cells {
             let tracked = keep.contains(&c.id);
             c.tracked.store(tracked, Ordering::Release);
             if tracked {
                 let i = c.read();
-                inodes.push(save(&i, &self.places.read(), upto));
+                inodes.push(save(&i, &self.places.read()));
+                objects.push(c.id);
+                let unstored = |d: &crate::namespace::Dir| {
+                    let names = d.entries.iter().filter(|(_, e)| e.lsn != Lsn::NONE);
+                    names.map(|(n, _)| EntryKey { parent: c.id, name: n.clone() }).collect::<Vec<_>>()
+                };
+                disputed.extend(i.node.dir.iter().flat_map(|d| unstored(d)));
             }
         }
+        // One guard at a time: a second reader behind a waiting writer would wait for ever.
+        let (objects, numbers) = {
+            let places = self.places.read();
+            let numbers = places.numbers().map(|(id, ino)| (id.0, ino.0)).collect();
+            (save_objects(&places, objects, &disputed), numbers)
+        };
+        let intents = self.intents.lock().iter().map(|(ino, p)| save_intent(*ino, p)).collect();
         Checkpoint {
             log: self.log_id,
             backing: self.backing.describe(),
@@ -127,15 +160,16 @@ impl Volume {
             boot: self.boot.clone(),
             segments: Vec::new(),
             inodes,
-            numbers: self.places.read().numbers().map(|(id, ino)| (id.0, ino.0)).collect(),
+            objects,
+            intents,
+            numbers,
         }
     }
 }
 
 /// An inode that the backing alone does not tell.
 fn needed(i: &Inode) -> bool {
-    let n = &i.node;
-    (!n.is_dead() || n.undrained_dead_dir()) && (n.is_dirty() || !i.map.is_empty() || !n.intents.is_empty())
+    !i.node.is_dead() && (i.node.is_dirty() || !i.map.is_empty())
 }
 
 fn keep_with_ancestors(
@@ -160,11 +194,39 @@ fn keep_with_ancestors(
     }
 }
 
-fn save_place(p: &Place) -> SavedPlace {
-    SavedPlace { id: p.id.0, parent: p.at.parent.0, name: p.at.name.to_vec() }
+fn save_intent(ino: InodeId, p: &Place) -> SavedIntent {
+    SavedIntent { ino: ino.0, id: p.id.0, parent: p.at.parent.0, name: p.at.name.to_vec() }
 }
 
-fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
+/// What the backing holds of these inodes, under disputed names, and parked; with the directories above
+/// each, and with all that is known below one that is there only because its name is disputed.
+fn save_objects(places: &Places, inodes: Vec<InodeId>, disputed: &[EntryKey]) -> Vec<SavedObject> {
+    let mut seen: HashSet<InodeId> = HashSet::new();
+    let mut work: Vec<InodeId> = inodes;
+    let kept: HashSet<InodeId> = work.iter().copied().collect();
+    let mut down: Vec<InodeId> = disputed.iter().filter_map(|k| places.under(k)).collect();
+    down.extend(places.below(PARKED).map(|(_, ino)| ino));
+    while let Some(ino) = down.pop() {
+        work.push(ino);
+        if !kept.contains(&ino) {
+            down.extend(places.below(ino).map(|(_, child)| child));
+        }
+    }
+    let mut out = Vec::new();
+    while let Some(ino) = work.pop() {
+        if !seen.insert(ino) {
+            continue;
+        }
+        let Some(id) = places.id(ino).filter(|_| ino != InodeId::ROOT) else { continue };
+        let names = places.names(ino);
+        work.extend(names.iter().map(|k| k.parent).filter(|&p| p != PARKED));
+        let names = names.iter().map(|k| (k.parent.0, k.name.to_vec())).collect();
+        out.push(SavedObject { ino: ino.0, id: id.0, names });
+    }
+    out
+}
+
+fn save(i: &Inode, places: &Places) -> SavedInode {
     let n = &i.node;
     let entries = n.dir.iter().flat_map(|d| d.entries.iter());
     SavedInode {
@@ -183,18 +245,10 @@ fn save(i: &Inode, places: &Places, upto: Lsn) -> SavedInode {
         dirty_since_ns: n.dirty_since_ns,
         base_end: n.base_end,
         cuts: n.cuts.iter().map(|c| (c.0.0, c.1)).collect(),
-        place: places.get(n.id).map(save_place),
-        intents: n.intents.iter().map(save_place).collect(),
         complete: !places.holds(n.id),
         entries: entries
-            .filter(|(_, e)| e.lsn != Lsn::NONE && (e.target.is_some() || e.was.is_some() || e.lsn > upto))
-            .map(|(name, e)| SavedEntry {
-                name: name.to_vec(),
-                target: e.target.map(|t| t.0),
-                was: e.was.map(|t| t.0),
-                was_id: e.was.and_then(|t| places.get(t)).map_or(0, |p| p.id.0),
-                lsn: e.lsn.0,
-            })
+            .filter(|(_, e)| e.lsn != Lsn::NONE)
+            .map(|(name, e)| SavedEntry { name: name.to_vec(), target: e.target.map(|t| t.0), lsn: e.lsn.0 })
             .collect(),
         parents: n.parents.iter().map(|k| (k.parent.0, k.name.to_vec())).collect(),
         extents: i.map.iter().map(|(start, e)| save_extent(start, e)).collect(),

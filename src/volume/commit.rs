@@ -42,50 +42,55 @@ impl Volume {
 }
 
 impl Change<'_> {
-    /// Says in the log who `cell` is, and each directory above it in the backing, unless it does so
-    /// already. Call before locking it.
-    pub fn track(&self, cell: &Arc<Cell>) -> Result<()> {
+    /// Says in the log who `cell` is, and each directory above its names in the backing, unless it does
+    /// so already. Call before locking it. Returns whether something was said.
+    pub fn track(&self, cell: &Arc<Cell>) -> Result<bool> {
         let v = self.volume;
-        if cell.tracked.load(Ordering::Acquire) || cell.id == InodeId::ROOT {
-            return Ok(());
-        }
-        let mut chain = vec![cell.clone()];
-        let mut at = cell.id;
-        loop {
-            let Some(parent) = v.places.read().get(at).map(|p| p.at.parent) else { break };
-            if parent == InodeId::ROOT {
-                break;
+        let mut chain: Vec<Arc<Cell>> = Vec::new();
+        let mut work = vec![cell.clone()];
+        while let Some(c) = work.pop() {
+            let known = c.tracked.load(Ordering::Acquire) || c.id == InodeId::ROOT;
+            if known || chain.iter().any(|x| x.id == c.id) {
+                continue;
             }
-            let Some(p) = v.table.get(parent) else { break };
-            if p.tracked.load(Ordering::Acquire) {
-                break;
-            }
-            at = parent;
-            chain.push(p);
+            let above: Vec<InodeId> = v.places.read().names(c.id).iter().map(|k| k.parent).collect();
+            work.extend(above.into_iter().filter_map(|p| v.table.get(p)));
+            chain.push(c);
         }
         for c in chain.iter().rev() {
             self.adopt(c)?;
         }
-        Ok(())
+        Ok(!chain.is_empty())
     }
 
     fn adopt(&self, cell: &Arc<Cell>) -> Result<()> {
         let v = self.volume;
-        let Some(place) = v.places.read().get(cell.id).cloned() else { return Ok(()) };
-        let parent = v.table.get(place.at.parent).map(|p| p.read().node.links);
-        let mut locked = Locked::new(&[cell]);
-        if cell.tracked.load(Ordering::Acquire) {
-            return Ok(());
+        loop {
+            let found = cell.found.load(Ordering::Acquire);
+            let (id, names) = {
+                let places = v.places.read();
+                (places.id(cell.id), places.names(cell.id).to_vec())
+            };
+            let Some(id) = id else { return Ok(()) };
+            let above: Preds =
+                names.iter().filter_map(|k| v.table.get(k.parent)).map(|p| p.read().node.links).collect();
+            let mut locked = Locked::new(&[cell]);
+            if cell.tracked.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let Some(attr) = locked.get(cell.id).map(|i| i.node.attr) else { return Ok(()) };
+            let preds: Preds = above.into_iter().filter(|p| p.lsn != Lsn::NONE).collect();
+            for at in names {
+                let m = Mutation::Adopt { ino: cell.id, id, at, attr };
+                self.append(&mut locked, &m, &preds, Data::NONE, Class::Meta)?;
+            }
+            cell.tracked.store(true, Ordering::Release);
+            // A name that was found meanwhile is not among those.
+            if cell.found.load(Ordering::Acquire) == found {
+                return Ok(());
+            }
+            cell.tracked.store(false, Ordering::Release);
         }
-        let attr = match locked.get(cell.id) {
-            Some(i) => i.node.attr,
-            None => return Ok(()),
-        };
-        let m = Mutation::Adopt { ino: cell.id, id: place.id, at: place.at, attr };
-        let preds: Preds = parent.into_iter().collect();
-        self.append(&mut locked, &m, &preds, Data::NONE, Class::Meta)?;
-        cell.tracked.store(true, Ordering::Release);
-        Ok(())
     }
 
     /// Appends a checked mutation and applies it. Errors: the log is full or failed; then nothing
@@ -205,8 +210,8 @@ fn predecessors(locked: &Locked<'_>, m: &Mutation) -> Preds {
         Mutation::Adopt { .. }
         | Mutation::Intent { .. }
         | Mutation::Stored { .. }
-        | Mutation::EntryStored { .. }
-        | Mutation::Gone { .. } => {}
+        | Mutation::Placed { .. }
+        | Mutation::Closed => {}
     }
     out.retain(|p| p.lsn != Lsn::NONE);
     out

@@ -77,21 +77,21 @@ impl Volume {
             }
             cell.tracked.store(true, Ordering::Release);
             self.table.insert(cell);
-            if let Some(p) = &s.place {
-                self.places.write().set(InodeId(s.ino), load_place(p));
-            }
         }
-        // What stands under a removed or replaced name is told by no inode of the checkpoint.
-        for s in &c.inodes {
-            for e in s.entries.iter().filter(|e| e.was_id != 0) {
-                let mut places = self.places.write();
-                if let Some(was) = e.was.map(InodeId).filter(|&w| !places.holds(w)) {
-                    let at = EntryKey { parent: InodeId(s.ino), name: e.name.as_slice().into() };
-                    places.set(was, Place { id: BackingId(e.was_id), at });
+        {
+            let mut places = self.places.write();
+            for o in &c.objects {
+                places.claim(InodeId(o.ino), BackingId(o.id));
+                for (parent, name) in &o.names {
+                    let key = EntryKey { parent: InodeId(*parent), name: name.as_slice().into() };
+                    places.set(InodeId(o.ino), BackingId(o.id), &key);
                 }
             }
         }
-        self.places.write().recount();
+        for i in &c.intents {
+            let at = EntryKey { parent: InodeId(i.parent), name: i.name.as_slice().into() };
+            self.intents.lock().push((InodeId(i.ino), Place { id: BackingId(i.id), at }));
+        }
         let mut dirty: Vec<(i64, InodeId)> = Vec::new();
         for c in self.table.all() {
             let mut i = c.write();
@@ -127,11 +127,6 @@ impl Volume {
     }
 }
 
-fn load_place(p: &checkpoint::SavedPlace) -> Place {
-    let at = EntryKey { parent: InodeId(p.parent), name: p.name.as_slice().into() };
-    Place { id: BackingId(p.id), at }
-}
-
 fn load_node(s: &SavedInode) -> Node {
     let mut n = Node::new(InodeId(s.ino), s.attr);
     n.target = (!s.target.is_empty()).then(|| s.target.clone().into());
@@ -140,7 +135,6 @@ fn load_node(s: &SavedInode) -> Node {
     n.dirty_since_ns = s.dirty_since_ns;
     n.base_end = s.base_end;
     n.cuts = s.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect();
-    n.intents = s.intents.iter().map(load_place).collect();
     n.parents = s
         .parents
         .iter()
@@ -154,7 +148,6 @@ fn load_node(s: &SavedInode) -> Node {
                 e.name.as_slice().into(),
                 Entry {
                     target: e.target.map(InodeId),
-                    was: e.was.map(InodeId),
                     lsn: Lsn(e.lsn),
                     pos: Pos { lsn: Lsn(e.lsn), ..Pos::default() },
                 },

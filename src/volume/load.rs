@@ -2,12 +2,13 @@
 
 use super::Volume;
 use super::error::{Error, Result};
-use super::table::Cell;
+use super::table::{Cell, Inode, Locked};
 use crate::backing::{BackingPath, BackingStat};
 use crate::format::mutation::EntryKey;
-use crate::namespace::{Node, Place};
+use crate::namespace::Node;
+use crate::namespace::places::PARKED;
 use crate::sys::patience;
-use crate::types::{InodeId, Kind, NAME_BYTES_MAX, Name};
+use crate::types::{InodeId, Kind, Lsn, NAME_BYTES_MAX, Name};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,17 +40,26 @@ impl Volume {
                 let p = parent.read();
                 let Some(d) = &p.node.dir else { return Err(Error::NotDirectory) };
                 match d.entries.get(name) {
-                    Some(e) => (Some(e.target), d.version),
+                    Some(e) => (Some((e.target, e.lsn == Lsn::NONE)), d.version),
                     None if d.complete || p.node.is_dead() => return Ok(None),
                     None => (None, d.version),
                 }
             };
-            if let Some(target) = known {
+            if let Some((target, clean)) = known {
                 let Some(id) = target else { return Ok(None) };
-                if let Some(c) = self.table.get(id) {
+                // A clean name of an inode that left memory and came back by another name: the places
+                // do not know it, ask again.
+                let key = EntryKey { parent: parent.id, name: name.clone() };
+                if let Some(c) = self.table.get(id)
+                    && (!clean || self.places.read().under(&key) == Some(id))
+                {
                     return Ok(Some(c));
                 }
             }
+            self.may_ask_backing()?;
+            // Held until the answer is taken in: meanwhile nothing moves in the backing, and no number of
+            // an object is given to another.
+            let _tree = self.tree.read();
             let Some(stat) = self.ask(parent.id, name)? else {
                 return self.vanished(parent, name, known.is_some());
             };
@@ -72,20 +82,21 @@ impl Volume {
         if known {
             let mut p = parent.write();
             if let Some(d) = &mut p.node.dir
-                && d.entries.get(name).is_some_and(|e| e.lsn == crate::types::Lsn::NONE)
+                && d.entries.get(name).is_some_and(|e| e.lsn == Lsn::NONE)
             {
                 d.entries.remove(name);
                 d.version += 1;
+                drop(p);
+                self.unplaced(&EntryKey { parent: parent.id, name: name.clone() });
             }
         }
         Ok(None)
     }
 
     fn ask(&self, parent: InodeId, name: &Name) -> Result<Option<BackingStat>> {
-        self.may_ask_backing()?;
-        let _tree = self.tree.read();
-        let Some(dir) = self.places.read().path(parent) else { return Ok(None) };
-        match self.backing.stat(&BackingPath(dir).join(name)) {
+        let key = EntryKey { parent, name: name.clone() };
+        let Some(path) = self.places.read().path_of(&key) else { return Ok(None) };
+        match self.backing.stat(&BackingPath(path)) {
             Ok(s) => Ok(Some(s)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::Backing(e)),
@@ -110,8 +121,11 @@ impl Volume {
                 self.table.insert(Cell::new(node))
             }
         };
-        if !places.holds(ino) {
-            places.set(ino, Place { id: stat.id, at: key });
+        if !places.names(ino).contains(&key) {
+            places.set(ino, stat.id, &key);
+            // The log may need to know this name of it: the next change says so.
+            cell.found.fetch_add(1, Ordering::AcqRel);
+            cell.tracked.store(false, Ordering::Release);
         }
         // A name whose inode was dropped from memory is there, clean; others are new.
         d.found(name, ino);
@@ -150,93 +164,100 @@ impl Volume {
         if cell.id == InodeId::ROOT || in_use(cell) {
             return;
         }
-        let (clean, dead, key) = {
+        let key = {
             let mut i = cell.write();
-            let dead = i.node.is_dead();
-            if dead && !in_use(cell) {
-                self.drop_content(&mut i);
+            if i.node.is_dead() {
+                if !in_use(cell) {
+                    self.drop_content(&mut i);
+                }
+                drop(i);
+                self.table.remove_if(cell.id, |c| Arc::ptr_eq(c, cell) && !in_use(c));
+                return;
             }
-            let clean = !i.node.is_dirty() && i.map.is_empty() && i.node.intents.is_empty();
-            let dead = dead && !i.node.undrained_dead_dir();
-            (clean, dead, i.node.parents.first().cloned())
+            i.node.parents.first().cloned()
         };
-        if dead {
-            self.table.remove_if(cell.id, |c| !in_use(c));
-            return;
-        }
-        if !clean || self.is_awaited(cell) {
-            return;
-        }
-        // The parent's lock keeps a lookup from finding it between the two removals.
+        // All locks together: nothing may change between the look and the removal, and a lookup must not
+        // find it between the removals.
         let parent = key.as_ref().and_then(|k| self.table.get(k.parent));
-        let mut p = parent.as_ref().map(|p| p.write());
-        let mut places = self.places.write();
-        if !places.holds(cell.id) || in_use(cell) || !places.forget(cell.id) {
+        let both: Vec<&Arc<Cell>> = [Some(cell), parent.as_ref()].into_iter().flatten().collect();
+        let mut locked = Locked::new(&both);
+        let clean = |i: &Inode| !i.node.is_dead() && !i.node.is_dirty() && i.map.is_empty();
+        if !locked.get(cell.id).is_some_and(clean) || self.is_awaited(cell.id, &locked) {
             return;
         }
-        // Under the table's lock nothing may wait for an inode's.
-        let gone = self.table.remove_if(cell.id, |c| !in_use(c) && c.try_clean());
-        if gone
-            && let (Some(p), Some(k)) = (p.as_mut(), key)
-            && let Some(d) = &mut p.node.dir
+        let mut places = self.places.write();
+        if places.id(cell.id).is_none() || places.below(cell.id).next().is_some() {
+            return;
+        }
+        if !self.table.remove_if(cell.id, |c| Arc::ptr_eq(c, cell) && !in_use(c)) {
+            return;
+        }
+        places.forget(cell.id);
+        if let Some(k) = key
+            && let Some(d) = locked.get_mut(k.parent).and_then(|p| p.node.dir.as_mut())
         {
             d.forget(&k.name);
         }
     }
 
-    /// True while a name that the backing does not have yet leads to it: without the inode in memory
-    /// nobody would know what the name stands for.
-    fn is_awaited(&self, cell: &Arc<Cell>) -> bool {
-        let names: Vec<EntryKey> = cell.read().node.parents.to_vec();
-        names.iter().any(|k| {
-            self.entry(k)
-                .is_some_and(|(target, _, lsn)| target == Some(cell.id) && lsn != crate::types::Lsn::NONE)
+    /// True while this is the inode that its number leads to.
+    pub fn is_current(&self, cell: &Arc<Cell>) -> bool {
+        self.table.get(cell.id).is_some_and(|c| Arc::ptr_eq(&c, cell))
+    }
+
+    /// True when the kernel has no reference to an inode and the backing has all of it.
+    pub fn is_idle(&self, ino: InodeId) -> bool {
+        self.table.get(ino).is_none_or(|c| !in_use(&c) && c.try_clean())
+    }
+
+    /// True while the backing and programs do not agree on a name that leads to it on either side:
+    /// without the inode in memory nobody would know what the name stands for. Also true where that
+    /// cannot be told without waiting for a lock.
+    fn is_awaited(&self, ino: InodeId, locked: &Locked<'_>) -> bool {
+        let mut names = self.places.read().names(ino).to_vec();
+        names.extend(locked.get(ino).iter().flat_map(|i| i.node.parents.iter().cloned()));
+        let disputed = |i: &Inode, name: &Name| {
+            let entry = i.node.dir.as_ref().and_then(|d| d.entries.get(name));
+            // In a directory that programs removed everything is to go.
+            i.node.is_dead() || entry.is_some_and(|e| e.lsn != Lsn::NONE)
+        };
+        names.iter().any(|k| match locked.get(k.parent) {
+            _ if k.parent == PARKED => true,
+            Some(i) => disputed(i, &k.name),
+            None => match self.table.get(k.parent) {
+                Some(c) => c.try_read().is_none_or(|i| disputed(&i, &k.name)),
+                None => true,
+            },
         })
     }
 
-    /// Looks for an inode of the backing that is not where it was last known to be under its other
-    /// names. True: its place is right now.
-    pub(super) fn heal_place(&self, cell: &Arc<Cell>) -> bool {
-        let Some(place) = self.places.read().get(cell.id).cloned() else { return false };
-        let is_at = |dir: Option<Vec<u8>>, name: &Name| {
-            dir.is_some_and(|d| self.backing.stat(&BackingPath(d).join(name)).is_ok_and(|s| s.id == place.id))
-        };
-        let dir_of = |ino: InodeId| self.places.read().path(ino);
-        if is_at(dir_of(place.at.parent), &place.at.name) {
-            return true;
-        }
-        let names: Vec<EntryKey> = cell.read().node.parents.to_vec();
-        for key in names {
-            if is_at(dir_of(key.parent), &key.name) {
-                self.places.write().set(cell.id, Place { id: place.id, at: key });
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Asks the backing about an inode where it is. `None`: the backing does not hold it. An inode that
-    /// turns out to be elsewhere is looked for under its other names.
+    /// Asks the backing about an inode where it is. `None`: the backing does not hold it.
     pub(super) fn at_place<T>(
         &self,
         cell: &Arc<Cell>,
         ask: impl Fn(&BackingPath) -> io::Result<T>,
     ) -> Result<Option<T>> {
         let _tree = self.tree.read();
-        for again in [true, false] {
-            let path = self.places.read().path(cell.id);
-            let Some(path) = path else { return Ok(None) };
-            match ask(&BackingPath(path)) {
-                Ok(v) => return Ok(Some(v)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound && again => {
-                    if !self.heal_place(cell) {
-                        return Err(Error::Backing(e));
-                    }
-                }
+        if cell.id == InodeId::ROOT {
+            return ask(&BackingPath::root()).map(Some).map_err(Error::Backing);
+        }
+        let (id, paths) = {
+            let p = self.places.read();
+            let paths: Vec<Vec<u8>> = p.names(cell.id).iter().filter_map(|k| p.path_of(k)).collect();
+            (p.id(cell.id), paths)
+        };
+        let Some(id) = id else { return Ok(None) };
+        for path in paths.into_iter().map(BackingPath) {
+            // A name that something else took is not asked.
+            match self.backing.stat(&path).and_then(|s| (s.id == id).then(|| ask(&path)).transpose()) {
+                Ok(Some(v)) => return Ok(Some(v)),
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::Backing(e)),
             }
         }
-        Ok(None)
+        let text = format!("the backing no longer has inode {} where it was", cell.id);
+        Err(Error::Backing(io::Error::new(io::ErrorKind::NotFound, text)))
     }
 
     /// Extended attributes of an inode, read from the backing the first time.

@@ -13,8 +13,10 @@ mod dirty;
 mod error;
 mod image;
 mod load;
+mod place;
 mod read;
 mod recover;
+mod settle;
 mod stored;
 mod sync;
 mod table;
@@ -33,7 +35,7 @@ pub use stored::{Snapshot, SnapshotPiece};
 pub use table::{Cell, Inode, Locked};
 
 use crate::backing::Backing;
-use crate::namespace::Places;
+use crate::namespace::{Place, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
 use crate::types::InodeId;
@@ -54,6 +56,8 @@ pub struct Volume {
     disk: Arc<dyn Disk>,
     table: Table,
     pub places: RwLock<Places>,
+    /// What the writeback is about to put where, oldest first, until what came of it is logged.
+    intents: Mutex<Vec<(InodeId, Place)>>,
     /// Held for writing while the writeback moves something in the backing, for reading while a
     /// path there is taken and used.
     pub tree: RwLock<()>,
@@ -72,6 +76,8 @@ pub struct Volume {
     pub stored_bytes: AtomicU64,
     /// Rung when segments were recycled.
     space: (Mutex<u64>, Condvar),
+    /// Held while a checkpoint is taken.
+    checkpointing: Mutex<()>,
     /// Everything up to here is in the last durable checkpoint.
     checkpointed: AtomicU64,
 }

@@ -6,17 +6,16 @@ use super::checkpoint::FILE;
 use super::image::{LogImage, read_log};
 use super::table::{Cell, Table};
 use super::{DirtyQueue, FIRST_INO, Volume};
-use crate::backing::{Backing, BackingPath, parked_path};
+use crate::backing::{Backing, BackingPath};
 use crate::format::checkpoint::{Checkpoint, SavedSource};
 use crate::format::mutation::{EntryKey, Mutation};
-use crate::namespace::places::PARKED;
-use crate::namespace::{Node, Place, Places};
+use crate::namespace::{Node, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
 use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
 use crate::wal::scan::{Damage, Found};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -85,7 +84,9 @@ impl Volume {
         volume.load_checkpoint(&ckpt);
         let records = collect(image, &ckpt, &mut report)?;
         volume.replay_all(records, &ckpt, ckpt.boot == boot, &mut report);
-        volume.finish_recovery();
+        volume
+            .finish_recovery()
+            .map_err(|e| format!("asking the backing {} failed: {e}", volume.backing.describe()))?;
         volume.checkpoint().map_err(|e| format!("writing the log failed: {e:?}"))?;
         Ok(Opened { volume, report })
     }
@@ -145,8 +146,13 @@ impl Volume {
             if let Some(c) = self.table.get(k.parent)
                 && let Some(d) = &mut c.write().node.dir
                 && !d.complete
+                && !d.entries.contains_key(&k.name)
             {
                 d.found(&k.name, ino);
+                let mut places = self.places.write();
+                if let Some(id) = places.id(ino) {
+                    places.set(ino, id, k);
+                }
             }
         };
         match m {
@@ -195,80 +201,19 @@ impl Volume {
         }
     }
 
-    /// After the last record: drops what no name leads to, settles where moved things are.
-    fn finish_recovery(&self) {
+    /// After the last record: settles where moved things are, drops what no name leads to.
+    fn finish_recovery(&self) -> std::io::Result<()> {
+        self.settle()?;
         self.recovering.store(false, Ordering::Release);
-        let mut open = Vec::new();
-        // Those of removed inodes too: what was installed for them must be known to be removed.
-        for c in self.table.all() {
-            let intents = std::mem::take(&mut c.write().node.intents);
-            open.extend(intents.into_iter().map(|p| (c.clone(), p)));
-        }
-        // Directories first: where a name is can be told only once its directory's place is known.
-        loop {
-            let before = open.len();
-            open.retain(|(c, place)| !self.settle_intent(c, place));
-            if open.len() == before || open.is_empty() {
-                break;
-            }
-        }
-        self.settle_parked();
-        for c in self.table.all() {
-            self.heal_place(&c);
-        }
         for c in self.table.all() {
             let mut i = c.write();
             if i.node.is_dead() && c.id != InodeId::ROOT {
                 self.drop_content(&mut i);
-                if !i.node.undrained_dead_dir() {
-                    drop(i);
-                    self.table.remove(c.id);
-                }
+                drop(i);
+                self.table.remove(c.id);
             }
         }
-    }
-
-    /// The writeback was about to put an inode somewhere when the gateway died: did it? False: that
-    /// cannot be told yet.
-    fn settle_intent(&self, cell: &Arc<Cell>, place: &Place) -> bool {
-        let dir = self.places.read().path(place.at.parent);
-        let Some(dir) = dir else { return false };
-        let path = BackingPath(dir).join(&place.at.name);
-        if self.backing.stat(&path).is_ok_and(|s| s.id == place.id) {
-            if let Some(p) = self.table.get(place.at.parent)
-                && let Some(d) = &mut p.write().node.dir
-                && let Some(e) = d.entries.get_mut(&place.at.name)
-            {
-                e.was = Some(cell.id);
-            }
-            // Its content there is as of the intent; what the log holds of it will be stored anew.
-            self.places.write().set(cell.id, place.clone());
-        }
-        true
-    }
-
-    /// What was parked when the gateway died: still needed, or removed now.
-    fn settle_parked(&self) {
-        let names = self.backing.parked().unwrap_or_else(|e| {
-            log::warn!("listing what is parked in the backing failed: {e}");
-            Vec::new()
-        });
-        for name in names {
-            let path = parked_path(&name);
-            let ino = u64::from_str_radix(&name, 16).ok().map(InodeId);
-            let alive = ino.and_then(|i| self.table.get(i)).filter(|c| !c.read().node.is_dead());
-            match (alive, self.backing.stat(&path)) {
-                (Some(c), Ok(s)) => {
-                    let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
-                    self.places.write().set(c.id, Place { id: s.id, at });
-                }
-                _ => {
-                    if let Err(e) = self.backing.unlink(&path) {
-                        log::warn!("removing {path} from the backing failed: {e}");
-                    }
-                }
-            }
-        }
+        Ok(())
     }
 }
 
@@ -376,6 +321,7 @@ fn assemble(
         disk,
         table,
         places: RwLock::new(places),
+        intents: Mutex::default(),
         tree: RwLock::new(()),
         gate: RwLock::new(()),
         dirty: DirtyQueue::default(),
@@ -388,6 +334,7 @@ fn assemble(
         absorbed_bytes: AtomicU64::new(0),
         stored_bytes: AtomicU64::new(0),
         space: Default::default(),
+        checkpointing: Mutex::new(()),
         checkpointed: AtomicU64::new(ckpt.lsn),
     })
 }

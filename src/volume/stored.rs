@@ -7,7 +7,6 @@ use super::error::{Error, Result};
 use super::table::{Cell, Locked};
 use crate::extents::Source;
 use crate::format::mutation::{EntryKey, Mutation};
-use crate::namespace::Place;
 use crate::types::{Attr, ByteRange, InodeId, Lsn, Name, Pos};
 use crate::wal::Class;
 use std::sync::Arc;
@@ -107,12 +106,12 @@ impl Volume {
             .collect()
     }
 
-    /// A name's entry as it is now: target, what the backing held, last change.
-    pub fn entry(&self, key: &EntryKey) -> Option<(Option<InodeId>, Option<InodeId>, Lsn)> {
+    /// A name's entry as it is now: target, and the last change that the backing does not have.
+    pub fn entry(&self, key: &EntryKey) -> Option<(Option<InodeId>, Lsn)> {
         let cell = self.table.get(key.parent)?;
         let i = cell.read();
         let e = i.node.dir.as_ref()?.entries.get(&key.name)?;
-        Some((e.target, e.was, e.lsn))
+        Some((e.target, e.lsn))
     }
 
     /// A name by which programs reach an inode.
@@ -126,9 +125,10 @@ impl Volume {
         let stable = self.wal.marks.stable();
         let mut i = cell.write();
         let Some(d) = &mut i.node.dir else { return 0 };
+        let places = self.places.read();
+        let held = |name: &Name| places.under(&EntryKey { parent: dir, name: name.clone() }).is_some();
         let before = d.entries.len();
-        d.entries
-            .retain(|_, e| e.target.is_some() || e.was.is_some() || e.lsn == Lsn::NONE || e.lsn > stable);
+        d.entries.retain(|n, e| e.target.is_some() || e.lsn == Lsn::NONE || e.lsn > stable || held(n));
         let gone = before - d.entries.len();
         d.dirty -= gone;
         d.version += (gone > 0) as u64;
@@ -143,6 +143,15 @@ impl Volume {
         let refs: Vec<&Arc<Cell>> = cells.iter().collect();
         let mut locked = Locked::new(&refs);
         change.commit(&mut locked, m, Data::NONE, Class::System).map(drop)
+    }
+
+    /// Says in the log who an inode is and where it stands, unless it does so already. Returns whether
+    /// something was said.
+    pub fn track(&self, ino: InodeId) -> Result<bool> {
+        match self.table.get(ino) {
+            Some(cell) => self.change(&self.system).track(&cell),
+            None => Ok(false),
+        }
     }
 
     /// Ends an inode's stay in the queue: it comes back if it is still dirty. Returns whether it is.
@@ -169,26 +178,19 @@ impl Volume {
         self.system.last()
     }
 
-    /// Sets a place without a record: used while the tree lock is held, the record follows.
-    pub fn set_place(&self, ino: InodeId, place: Place) {
-        let moved = {
-            let mut p = self.places.write();
-            let moved = p.get(ino).is_none_or(|old| old.id != place.id);
-            p.set(ino, place);
-            moved
-        };
-        if moved && let Some(c) = self.table.get(ino) {
-            *c.file.lock() = None;
-        }
+    /// All names by which programs reach an inode, as far as known.
+    pub fn names_of(&self, ino: InodeId) -> Vec<EntryKey> {
+        self.table.get(ino).map_or(Vec::new(), |c| c.read().node.parents.to_vec())
     }
 
-    /// True while a program may still reach an inode: by a name, a handle or a kernel reference.
-    pub fn is_alive(&self, ino: InodeId) -> bool {
-        self.table.get(ino).is_some_and(|c| {
-            c.opens.load(std::sync::atomic::Ordering::Acquire) > 0
-                || c.lookups.load(std::sync::atomic::Ordering::Acquire) > 0
-                || !c.read().node.is_dead()
-        })
+    /// Kind of an inode in memory.
+    pub fn kind_of(&self, ino: InodeId) -> Option<crate::types::Kind> {
+        Some(self.table.get(ino)?.read().node.attr.kind)
+    }
+
+    /// True while a name leads to an inode.
+    pub fn is_named(&self, ino: InodeId) -> bool {
+        self.table.get(ino).is_some_and(|c| !c.read().node.is_dead())
     }
 
     /// True while a name or an open handle leads to an inode.
@@ -206,13 +208,6 @@ impl Volume {
             d.complete = false;
             d.version += 1;
         }
-    }
-
-    /// The backing has the root's attributes as of this record. The root has no place to log.
-    pub fn root_stored(&self, meta: Lsn) -> Result<()> {
-        let at = EntryKey { parent: InodeId::ROOT, name: b""[..].into() };
-        let id = crate::types::BackingId(0);
-        self.record(&Mutation::Stored { ino: InodeId::ROOT, id, at, data: Lsn::NONE, meta, size: 0 })
     }
 
     /// Applies a mutation found at recovery.

@@ -25,6 +25,8 @@ pub struct Cell {
     pub opens: AtomicU32,
     /// The checkpoint or a record since then says who it is.
     pub tracked: AtomicBool,
+    /// Counts the names of it that were found in the backing.
+    pub found: AtomicU32,
     inner: RwLock<Inode>,
     /// The backing's file, opened by the first read that needs it.
     pub file: Mutex<Option<Arc<dyn BackingFile>>>,
@@ -37,12 +39,17 @@ impl Cell {
             lookups: AtomicU64::new(0),
             opens: AtomicU32::new(0),
             tracked: AtomicBool::new(false),
+            found: AtomicU32::new(0),
             inner: RwLock::new(Inode { node, map: Map::default() }),
             file: Mutex::new(None),
         })
     }
     pub fn read(&self) -> RwLockReadGuard<'_, Inode> {
         self.inner.read()
+    }
+    /// As `read`, without waiting.
+    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, Inode>> {
+        self.inner.try_read()
     }
     pub fn write(&self) -> RwLockWriteGuard<'_, Inode> {
         self.inner.write()

@@ -2,9 +2,10 @@
 
 use super::stage::Work;
 use super::{BATCH_BYTES, Writeback};
-use crate::backing::BackingPath;
+use crate::backing::{BackingPath, staged_path};
 use crate::format::mutation::{EntryKey, Mutation};
-use crate::types::{InodeId, Kind, Lsn};
+use crate::namespace::Place;
+use crate::types::{BackingId, InodeId, Kind, Lsn};
 use crate::volume::Snapshot;
 use std::collections::HashSet;
 use std::io;
@@ -14,52 +15,49 @@ use std::sync::atomic::Ordering;
 const ENTRIES_MAX: usize = 2048;
 
 impl Writeback {
-    /// Brings these inodes to the backing. Returns whether to go on at once.
+    /// Brings these inodes to the backing and removes what was parked there. Returns whether to go on at
+    /// once.
     pub(super) fn batch(&mut self, items: Vec<(i64, InodeId)>) -> bool {
         let mut w = Work::default();
-        let mut keys: Vec<EntryKey> = Vec::new();
-        let mut bytes = 0;
-        let (mut mine, mut rest) = (Vec::new(), Vec::new());
-        let mut snaps: Vec<Snapshot> = Vec::new();
-        for (since, ino) in items {
-            if bytes >= BATCH_BYTES {
-                rest.push((since, ino));
-                continue;
+        let mine = self.gather(items, &mut w);
+        // What goes to the backing must not outrun what is durable here: all that was gathered is, and
+        // a name is brought there only as of this position.
+        w.upto = match self.volume.sync_log() {
+            Ok(()) => self.volume.wal.marks.stable(),
+            Err(e) => {
+                log::error!("syncing the log before a drain failed: {e:?}; draining on");
+                self.volume.wal.marks.appended()
             }
-            mine.push((since, ino));
-            let Some(s) = self.volume.snapshot(ino) else { continue };
-            bytes += s.pieces.iter().filter(|p| p.source.is_some()).map(|p| p.range.len()).sum::<u64>();
-            snaps.push(s);
-        }
-        if !rest.is_empty() {
-            self.volume.dirty.put_back(rest);
-        }
-        // What goes to the backing must not outrun what it depends on.
-        if let Err(e) = self.volume.sync_log() {
-            log::error!("syncing the log before a drain failed: {e:?}; draining on");
-        }
-        let mut failed = self.first_half(snaps, &mut w, &mut keys);
+        };
+        let mut failed = self.store(&mut w);
         let mut once = HashSet::new();
-        keys.retain(|k| once.insert(k.clone()));
+        let keys: Vec<EntryKey> =
+            std::mem::take(&mut w.keys).into_iter().filter(|k| once.insert(k.clone())).collect();
         if let Err(e) = self.volume.backing.sync(&w.sync_files, &[]) {
             self.failed("syncing the backing", &e);
-            return self.give_up(mine);
+            return self.give_up(mine, w);
         }
         if let Err(e) = self.announce(&mut w, &keys) {
             log::error!("logging what is about to be stored failed: {e}");
-            return self.give_up(mine);
+            return self.give_up(mine, w);
         }
-        failed.extend(self.second_half(&keys, &mut w));
-        if let Err(e) = self.set_dirs(&mut w) {
-            self.failed("setting directories' attributes", &e);
-            return self.give_up(mine);
-        }
-        let placed: Vec<InodeId> = w.entries.iter().filter_map(|e| e.2).collect();
-        if let Err(e) = self.receipts(w) {
+        failed.extend(self.place(&keys, &mut w));
+        self.unpark(&mut w);
+        let dirs = match self.set_dirs(&w) {
+            Ok(d) => d,
+            Err(e) => {
+                self.failed("setting directories' attributes", &e);
+                return self.give_up(mine, w);
+            }
+        };
+        if let Err(e) = self.receipts(&w, &dirs) {
             log::error!("logging what is stored failed: {e:?}");
-            return self.give_up(mine);
+            return self.give_up(mine, w);
         }
-        let more = self.settle(mine, failed);
+        let placed: Vec<InodeId> =
+            w.agreed.keys().filter_map(|k| self.volume.places.read().under(k)).collect();
+        let more = self.settle(mine, failed, &w);
+        self.drop_staged(w);
         // Those that only waited for a name may leave memory now.
         for cell in placed.into_iter().filter_map(|i| self.volume.cell(i)) {
             self.volume.evict(&cell);
@@ -68,153 +66,188 @@ impl Writeback {
     }
 
     /// Everything of the batch stays dirty and comes first again.
-    fn give_up(&mut self, items: Vec<(i64, InodeId)>) -> bool {
+    fn give_up(&mut self, items: Vec<(i64, InodeId)>, w: Work) -> bool {
+        self.drop_staged(w);
         self.volume.dirty.put_back(items);
-        self.retry.failed(self.volume.clock.monotonic_ns());
-        self.shared.retries.fetch_add(1, Ordering::Relaxed);
-        *self.shared.trouble.lock() = self.shared.last_error.lock().clone();
+        self.retry_later();
         false
     }
 
-    /// Ends the batch: what failed waits, behind the others, for another try.
-    fn settle(&mut self, items: Vec<(i64, InodeId)>, failed: HashSet<InodeId>) -> bool {
-        let total = items.len();
-        let mut again = Vec::new();
-        for (since, ino) in items {
-            if failed.contains(&ino) {
-                again.push((since, ino));
-            } else {
-                self.volume.unqueue(ino);
+    fn retry_later(&mut self) {
+        self.retry.failed(self.volume.clock.monotonic_ns());
+        self.shared.retries.fetch_add(1, Ordering::Relaxed);
+        *self.shared.trouble.lock() = self.shared.last_error.lock().clone();
+    }
+
+    /// Removes what was staged and not installed.
+    fn drop_staged(&mut self, w: Work) {
+        for s in w.staged.into_values().filter(|s| !s.installed) {
+            let path = staged_path(&s.name);
+            let r = match s.snap.attr.kind {
+                Kind::Dir => self.volume.backing.rmdir(&path),
+                _ => self.volume.backing.unlink(&path),
+            };
+            if let Err(e) = r {
+                log::debug!("removing {path}: {e}; the next mount does it");
             }
         }
-        let bad = again.len();
+    }
+
+    /// Ends the batch: what failed waits, behind the others, for another try.
+    fn settle(&mut self, items: Vec<(i64, InodeId)>, failed: HashSet<InodeId>, w: &Work) -> bool {
+        let (mut again, mut bad, mut done) = (Vec::new(), 0, 0);
+        for (since, ino) in items {
+            if failed.contains(&ino) {
+                bad += 1;
+                again.push((since, ino));
+            } else {
+                done += 1;
+                if w.partial.contains(&ino) {
+                    again.push((since, ino));
+                } else {
+                    self.volume.unqueue(ino);
+                }
+            }
+        }
         again.into_iter().for_each(|(since, ino)| self.volume.dirty.requeue(since, ino));
         if bad > 0 {
-            self.retry.failed(self.volume.clock.monotonic_ns());
-            self.shared.retries.fetch_add(1, Ordering::Relaxed);
-            *self.shared.trouble.lock() = self.shared.last_error.lock().clone();
+            self.retry_later();
         } else {
             self.retry.succeeded();
             *self.shared.trouble.lock() = None;
         }
-        total > bad
+        done > 0
+    }
+
+    /// Takes snapshots of the inodes, of what their unstored names lead to, and of the directories above
+    /// them that the backing does not have. Returns the inodes taken; the others go back.
+    fn gather(&mut self, items: Vec<(i64, InodeId)>, w: &mut Work) -> Vec<(i64, InodeId)> {
+        let (mut mine, mut rest) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        for (since, ino) in items {
+            if w.bytes >= BATCH_BYTES {
+                rest.push((since, ino));
+                continue;
+            }
+            mine.push((since, ino));
+            self.volume.sweep(ino);
+            for (n, (name, target, _)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
+                if n >= ENTRIES_MAX || w.bytes >= BATCH_BYTES {
+                    w.partial.insert(ino);
+                    break;
+                }
+                if let Some(t) = target {
+                    self.gather_one(t, w, &mut seen);
+                }
+                w.keys.push(EntryKey { parent: ino, name });
+            }
+            self.gather_one(ino, w, &mut seen);
+        }
+        if !rest.is_empty() {
+            self.volume.dirty.put_back(rest);
+        }
+        mine
+    }
+
+    fn gather_one(&mut self, ino: InodeId, w: &mut Work, seen: &mut HashSet<InodeId>) {
+        if !seen.insert(ino) {
+            return;
+        }
+        // What is dead leaves by its names.
+        let Some(snap) = self.volume.snapshot(ino).filter(|s| !s.dead) else { return };
+        // Clean: it is where it belongs, and may leave memory at any time.
+        if snap.data == Lsn::NONE && snap.meta == Lsn::NONE {
+            return;
+        }
+        let placed = self.volume.places.read().holds(ino);
+        for key in &snap.parents {
+            if !self.volume.places.read().holds(key.parent) {
+                self.gather_one(key.parent, w, seen);
+            }
+            if !placed {
+                w.keys.push(key.clone());
+            }
+        }
+        w.bytes += snap.pieces.iter().filter(|p| p.source.is_some()).map(|p| p.range.len()).sum::<u64>();
+        w.plan.push(snap);
     }
 
     /// Stages and updates. Returns the inodes that failed.
-    fn first_half(
-        &mut self,
-        snaps: Vec<Snapshot>,
-        w: &mut Work,
-        keys: &mut Vec<EntryKey>,
-    ) -> HashSet<InodeId> {
+    fn store(&mut self, w: &mut Work) -> HashSet<InodeId> {
         let mut failed = HashSet::new();
-        let mut seen = HashSet::new();
-        for snap in snaps {
-            let ino = snap.ino;
-            if snap.attr.kind == Kind::Dir {
-                self.volume.sweep(ino);
-                let mut entries = self.volume.dirty_entries(ino);
-                entries.truncate(ENTRIES_MAX);
-                for (name, target, _) in entries {
-                    let key = EntryKey { parent: ino, name };
-                    if let Some(t) = target
-                        && let Err(e) = self.prepare(t, w, keys, &mut seen)
-                    {
-                        self.failed(&format!("storing inode {t}"), &e);
-                        failed.insert(ino);
-                        continue;
-                    }
-                    keys.push(key);
-                }
-            }
-            if let Err(e) = self.prepare(ino, w, keys, &mut seen) {
+        for snap in std::mem::take(&mut w.plan) {
+            let (ino, names) = (snap.ino, snap.parents.clone());
+            if let Err(e) = self.store_one(snap, w) {
                 self.failed(&format!("storing inode {ino}"), &e);
                 failed.insert(ino);
+                failed.extend(names.iter().map(|k| k.parent));
             }
         }
         failed
     }
 
-    /// Makes one inode ready to be placed, and the directories above it.
-    fn prepare(
-        &mut self,
-        ino: InodeId,
-        w: &mut Work,
-        keys: &mut Vec<EntryKey>,
-        seen: &mut HashSet<InodeId>,
-    ) -> io::Result<()> {
-        if !seen.insert(ino) {
-            return Ok(());
-        }
-        let Some(snap) = self.volume.snapshot(ino) else { return Ok(()) };
-        let placed = self.volume.places.read().holds(ino);
-        if snap.dead {
-            // Its names go; its content is nobody's.
-            if snap.attr.kind == Kind::Dir && placed {
-                w.dirs.entry(ino).or_insert(None);
-            }
-            return Ok(());
-        }
-        for key in snap.parents.clone() {
-            if !self.volume.places.read().holds(key.parent) {
-                self.prepare(key.parent, w, keys, seen)?;
-            }
-            if !placed {
-                keys.push(key);
-            }
-        }
+    fn store_one(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
+        let placed = self.volume.places.read().holds(snap.ino);
         if snap.attr.kind == Kind::Dir {
-            if placed {
-                w.dirs.insert(ino, Some(snap));
-                return Ok(());
-            }
-            w.dirs.insert(ino, Some(snap.clone()));
-            return self.stage(snap, w);
+            w.dirs.insert(snap.ino);
         }
         if !placed {
             return self.stage(snap, w);
         }
-        if snap.data == Lsn::NONE && snap.meta == Lsn::NONE {
+        if snap.attr.kind == Kind::Dir {
             return Ok(());
         }
         match self.replaceable(&snap) {
             Some(at) => {
-                keys.push(at);
+                w.keys.push(at);
                 self.stage(snap, w)
             }
             None => self.update(snap, w),
         }
     }
 
-    /// Logs, durably, where things are about to be put.
+    /// Logs, durably, where things are about to be put, and where else those stand that are about to
+    /// lose a name: the log may not know it.
     fn announce(&mut self, w: &mut Work, keys: &[EntryKey]) -> Result<(), String> {
-        let v = &self.volume;
         let mut any = false;
         for key in keys {
-            let Some((Some(ino), _, _)) = v.entry(key) else { continue };
-            let id = match w.staged.get(&ino) {
-                Some(s) => s.stat.id,
-                None => match v.places.read().get(ino) {
-                    Some(p) if p.at != *key => p.id,
-                    _ => continue,
-                },
+            any |= self.announce_others(key).map_err(|e| e.to_string())?;
+            let v = &self.volume;
+            let Some((Some(ino), _)) = v.entry(key) else { continue };
+            let (known, here) = {
+                let places = v.places.read();
+                (places.id(ino), places.under(key) == Some(ino))
             };
+            let staged = w.staged.get(&ino).map(|s| s.stat.id);
+            let Some(id) = staged.or(known.filter(|_| !here)) else { continue };
             any = true;
             w.announced.insert((ino, key.clone()));
             let m = Mutation::Intent { ino, id, at: key.clone() };
             v.record(&m).map_err(|e| format!("{e:?}"))?;
         }
         if any {
+            let v = &self.volume;
             v.wal.sync_wait(&[v.system_last()]).map_err(|e| format!("sync: errno {}", e.0))?;
         }
         Ok(())
+    }
+
+    /// Says in the log who it is that stands under `key` in the backing and lives on without that name.
+    /// Returns whether something was said.
+    pub(super) fn announce_others(&mut self, key: &EntryKey) -> io::Result<bool> {
+        let v = &self.volume;
+        let Some(ino) = v.places.read().under(key) else { return Ok(false) };
+        if v.entry(key).is_some_and(|e| e.0 == Some(ino)) || !v.is_named(ino) {
+            return Ok(false);
+        }
+        v.track(ino).map_err(|e| io::Error::other(format!("logging a name: {e:?}")))
     }
 
     /// As `announce`, for one that turned up only while others were being placed.
     pub(super) fn announce_one(
         &mut self,
         ino: InodeId,
-        id: crate::types::BackingId,
+        id: BackingId,
         key: &EntryKey,
         w: &mut Work,
     ) -> io::Result<()> {
@@ -228,7 +261,7 @@ impl Writeback {
     }
 
     /// Installs, moves, removes. Returns the inodes that failed.
-    fn second_half(&mut self, keys: &[EntryKey], w: &mut Work) -> HashSet<InodeId> {
+    fn place(&mut self, keys: &[EntryKey], w: &mut Work) -> HashSet<InodeId> {
         let mut failed = HashSet::new();
         let (present, removed): (Vec<_>, Vec<_>) =
             keys.iter().partition(|k| self.volume.entry(k).is_some_and(|e| e.0.is_some()));
@@ -237,7 +270,7 @@ impl Writeback {
                 let what = format!("storing the name {}", String::from_utf8_lossy(&key.name));
                 self.failed(&what, &e);
                 failed.insert(key.parent);
-                if let Some((Some(t), _, _)) = self.volume.entry(key) {
+                if let Some((Some(t), _)) = self.volume.entry(key) {
                     failed.insert(t);
                 }
             }
@@ -246,69 +279,65 @@ impl Writeback {
     }
 
     /// Directories' attributes come last: every change of a name in them moved their times.
-    fn set_dirs(&mut self, w: &mut Work) -> io::Result<()> {
-        let mut paths = Vec::new();
-        let inos: Vec<InodeId> = w.dirs.keys().copied().collect();
-        for ino in inos {
-            let Some(path) = self.volume.places.read().path(ino) else { continue };
+    fn set_dirs(&mut self, w: &Work) -> io::Result<Vec<Snapshot>> {
+        let mut dirs = Vec::new();
+        for &ino in &w.dirs {
+            let path = self.volume.places.read().path(ino);
             // Afresh: what was stored meanwhile may have changed it again.
-            if let Some(snap) = self.volume.snapshot(ino)
-                && !snap.dead
-            {
-                let path = BackingPath(path);
-                self.set_attr(&path, &snap)?;
-                paths.push(path);
-                w.dirs.insert(ino, Some(snap));
+            if let (Some(path), Some(snap)) = (path, self.volume.snapshot(ino).filter(|s| !s.dead)) {
+                dirs.push((BackingPath(path), snap));
             }
         }
-        self.volume.backing.sync(&[], &paths)
+        if dirs.iter().any(|d| d.1.meta > w.upto)
+            && let Err(e) = self.volume.sync_log()
+        {
+            log::error!("syncing the log before a drain failed: {e:?}; draining on");
+        }
+        for (path, snap) in &dirs {
+            self.set_attr(path, snap)?;
+        }
+        let paths: Vec<BackingPath> = dirs.iter().map(|d| d.0.clone()).collect();
+        self.volume.backing.sync(&[], &paths)?;
+        Ok(dirs.into_iter().map(|d| d.1).collect())
     }
 
     /// Logs what the backing has now.
-    fn receipts(&mut self, w: Work) -> crate::volume::Result<()> {
+    fn receipts(&mut self, w: &Work, dirs: &[Snapshot]) -> crate::volume::Result<()> {
         let v = &self.volume;
-        for ino in w.gone {
-            v.record(&Mutation::Gone { ino })?;
-        }
-        for (at, as_of, holds) in w.entries {
-            v.record(&Mutation::EntryStored { at, as_of, holds })?;
-        }
-        let stored = |snap: &Snapshot| -> crate::volume::Result<()> {
-            let Some(place) = v.places.read().get(snap.ino).cloned() else {
-                return match snap.ino {
-                    InodeId::ROOT => v.root_stored(snap.meta),
-                    _ => Ok(()),
-                };
+        for at in &self.changed {
+            let holds = {
+                let places = v.places.read();
+                places.under(at).and_then(|ino| Some((ino, places.id(ino)?)))
             };
-            v.record(&Mutation::Stored {
-                ino: snap.ino,
-                id: place.id,
-                at: place.at,
-                data: snap.data,
-                meta: snap.meta,
-                size: snap.attr.size,
-            })
-        };
-        for s in w.staged.values() {
-            // Not installed after all: it stays dirty.
-            if v.places.read().get(s.snap.ino).is_some_and(|p| p.id == s.stat.id) {
-                stored(&s.snap)?;
-            }
+            let as_of = w.agreed.get(at).copied().unwrap_or(Lsn::NONE);
+            v.record(&Mutation::Placed { at: at.clone(), as_of, holds })?;
         }
-        for snap in &w.updated {
-            stored(snap)?;
+        // Not installed after all: it stays dirty.
+        let staged = w.staged.values().filter(|s| s.installed).map(|s| &s.snap);
+        for s in staged.chain(&w.updated).chain(dirs) {
+            let (ino, data, meta, size) = (s.ino, s.data, s.meta, s.attr.size);
+            v.record(&Mutation::Stored { ino, data, meta, size })?;
         }
-        for snap in w.dirs.values().flatten() {
-            stored(snap)?;
-        }
-        for ino in w.moved {
-            // Not in the condition: its lock would be held while the record is applied.
-            let place = v.places.read().get(ino).cloned();
-            if let Some(p) = place {
-                let (data, meta) = (Lsn::NONE, Lsn::NONE);
-                v.record(&Mutation::Stored { ino, id: p.id, at: p.at, data, meta, size: 0 })?;
-            }
-        }
+        v.record(&Mutation::Closed)?;
+        self.changed.clear();
         Ok(())
+    }
+
+    /// A file may be replaced as a whole when nothing of the backing's content is part of it, it has
+    /// one name, and that name is where it is.
+    fn replaceable(&self, snap: &Snapshot) -> Option<EntryKey> {
+        if snap.attr.kind != Kind::File
+            || snap.data == Lsn::NONE
+            || snap.base_end > 0
+            || snap.attr.nlink != 1
+            || snap.attr.size == 0
+        {
+            return None;
+        }
+        let places = self.volume.places.read();
+        let Place { at, .. } = places.get(snap.ino)?;
+        let here = places.names(snap.ino).len() == 1 && snap.parents == [at.clone()];
+        drop(places);
+        (here && self.volume.entry(&at)?.0 == Some(snap.ino)).then_some(at)
     }
 }

@@ -12,6 +12,8 @@ mod stage;
 
 pub use retry::Retry;
 
+use crate::format::mutation::EntryKey;
+use crate::namespace::places::PARKED;
 use crate::sys::worker::Bell;
 use crate::types::InodeId;
 use crate::volume::Volume;
@@ -54,6 +56,9 @@ pub struct Shared {
     pub last_error: Mutex<Option<String>>,
     pub conflicts: AtomicU64,
     pub paused: AtomicBool,
+    /// No program can reach the mount any more.
+    pub closing: AtomicBool,
+    parked: AtomicU64,
     in_step: AtomicBool,
     steps: (Mutex<u64>, Condvar),
 }
@@ -72,6 +77,8 @@ impl Shared {
             last_error: Mutex::new(None),
             conflicts: AtomicU64::new(0),
             paused: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            parked: AtomicU64::new(0),
             in_step: AtomicBool::new(false),
             steps: Default::default(),
         })
@@ -82,6 +89,10 @@ impl Shared {
         self.draining.fetch_add(1, Ordering::AcqRel);
         self.bell.ring();
         Draining(self.clone())
+    }
+    /// Objects parked in the backing, as of the last step.
+    pub fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Acquire)
     }
     /// True while inodes may be out of the queue and not in the backing yet.
     pub fn in_step(&self) -> bool {
@@ -118,7 +129,8 @@ pub struct Writeback {
     volume: Arc<Volume>,
     shared: Arc<Shared>,
     retry: Retry,
-    parked: HashSet<InodeId>,
+    /// Names of the backing that were changed there and not logged yet.
+    changed: HashSet<EntryKey>,
     /// Names for staged objects.
     next_name: u64,
     checkpoint_ns: u64,
@@ -133,7 +145,7 @@ impl Writeback {
             volume,
             shared,
             retry: Retry::new(seed),
-            parked: HashSet::new(),
+            changed: HashSet::new(),
             next_name: 0,
             checkpoint_ns: 0,
             not_before_ns: 0,
@@ -144,6 +156,8 @@ impl Writeback {
     pub fn step(&mut self) -> Duration {
         self.shared.in_step.store(true, Ordering::SeqCst);
         let wait = self.step_inner();
+        let parked = self.volume.places.read().below(PARKED).count() as u64;
+        self.shared.parked.store(parked, Ordering::Release);
         self.shared.in_step.store(false, Ordering::SeqCst);
         self.shared.stepped();
         wait
@@ -168,12 +182,12 @@ impl Writeback {
         }
         let items = self.volume.dirty.take(BATCH_INODES, self.due_before(full));
         let mut more = false;
-        if !items.is_empty() {
+        let parked = || !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
+        if !items.is_empty() || parked() {
             let bytes_before = self.shared.bytes.load(Ordering::Relaxed);
             more = self.batch(items);
             self.pace(now, self.shared.bytes.load(Ordering::Relaxed) - bytes_before);
         }
-        self.unpark();
         self.recycle(now);
         if more { Duration::ZERO } else { idle }
     }

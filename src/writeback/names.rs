@@ -1,30 +1,40 @@
-//! The second half of a batch: making a name of the backing agree with what programs see.
+//! Making a name of the backing agree with what programs see.
+//!
+//! Each step looks first at what stands in the backing, then changes one name there, then says so to
+//! `Places`. Nothing that a program can still reach ever loses its last name: it is brought to its own
+//! place first, or parked. What something else put in the way is kept under a conflict name.
 
 use super::Writeback;
 use super::stage::Work;
-use crate::backing::{BackingPath, parked_path};
-use crate::format::mutation::{EntryKey, Mutation};
-use crate::namespace::Place;
+use crate::backing::{BackingPath, staged_path};
+use crate::format::mutation::EntryKey;
 use crate::namespace::places::PARKED;
-use crate::types::{BackingId, InodeId, Kind};
+use crate::types::{BackingId, InodeId, Kind, Lsn};
 use std::io;
 use std::sync::atomic::Ordering;
 
 /// What stands under a name in the backing.
 struct Occupant {
-    id: BackingId,
     ino: InodeId,
+    id: BackingId,
     kind: Kind,
-    /// Its names in the backing.
-    links: u32,
+}
+
+/// What is left of an occupant that had to give way.
+#[derive(PartialEq, Eq)]
+enum Way {
+    /// Nothing stands there any more.
+    Free,
+    /// Something that may be replaced or removed.
+    Over,
 }
 
 impl Writeback {
-    /// Makes the backing agree on one name. Nothing to do is success; not ready yet is success too,
-    /// the name stays dirty then.
-    pub(super) fn agree(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<()> {
+    /// Makes the backing agree on one name, as of the records that are durable. False: it is not
+    /// ready, and stays dirty.
+    pub(super) fn agree(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<bool> {
         if w.visiting.contains(key) {
-            return Ok(());
+            return Ok(false);
         }
         w.visiting.push(key.clone());
         let r = self.agree_inner(key, w);
@@ -32,244 +42,309 @@ impl Writeback {
         r
     }
 
-    fn agree_inner(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<()> {
-        self.raise(key.parent, w, 0)?;
-        let Some((target, was, lsn)) = self.volume.entry(key) else { return Ok(()) };
-        let Some(path) = self.path(key) else { return Ok(()) };
-        let there = self.occupant(&path)?;
-        match target {
-            None => {
-                if let Some(o) = there
-                    && !self.take_away(key, &path, &o, was, w)?
-                {
-                    return Ok(());
+    fn agree_inner(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<bool> {
+        if !self.raise(key.parent, w)? {
+            return Ok(false);
+        }
+        let Some((target, lsn)) = self.volume.entry(key) else { return Ok(true) };
+        if lsn > w.upto {
+            return Ok(false);
+        }
+        let newer = |ino: &InodeId| w.staged.get(ino).is_some_and(|s| !s.installed && !s.dropped);
+        if lsn == Lsn::NONE && !target.as_ref().is_some_and(newer) {
+            return Ok(true);
+        }
+        let Some(path) = self.path(key) else { return Ok(false) };
+        let there = self.look(key, &path)?;
+        match (target, there) {
+            (None, None) => {}
+            (None, Some(o)) => self.clear(key, &path, &o, w)?,
+            (Some(ino), there) => {
+                if !self.bring(key, &path, ino, there, w)? {
+                    return Ok(false);
                 }
-                w.entries.push((key.clone(), lsn, None));
-            }
-            Some(ino) => {
-                if !self.put(key, &path, ino, there, was, w)? {
-                    return Ok(());
-                }
-                w.entries.push((key.clone(), lsn, Some(ino)));
             }
         }
-        w.dirs.entry(key.parent).or_insert(None);
-        Ok(())
+        w.agreed.insert(key.clone(), lsn);
+        self.changed.insert(key.clone());
+        w.dirs.insert(key.parent);
+        Ok(true)
     }
 
     fn path(&self, key: &EntryKey) -> Option<BackingPath> {
-        let dir = self.volume.places.read().path(key.parent)?;
-        Some(BackingPath(dir).join(&key.name))
+        self.volume.places.read().path_of(key).map(BackingPath)
     }
 
-    fn occupant(&self, path: &BackingPath) -> io::Result<Option<Occupant>> {
-        match self.volume.backing.stat(path) {
-            Ok(s) => {
-                let ino = self.volume.places.read().number(s.id);
-                Ok(Some(Occupant { id: s.id, ino, kind: s.attr.kind, links: s.attr.nlink }))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+    /// Brings the directories above a name to where programs have them, from the top. Then none can be
+    /// moved into itself: what lies above the target is in its final place. False: not ready.
+    fn raise(&mut self, dir: InodeId, w: &mut Work) -> io::Result<bool> {
+        if dir == InodeId::ROOT || dir == PARKED {
+            return Ok(true);
         }
+        // A removed one is emptied where it is.
+        let Some(key) = self.volume.name_of(dir) else { return Ok(true) };
+        let there = |me: &Self| me.volume.places.read().under(&key) == Some(dir);
+        if !self.raise(key.parent, w)? {
+            return Ok(false);
+        }
+        Ok(there(self) || self.agree(&key, w)? && there(self))
+    }
+
+    /// What stands under a name; the places are set right by it. What is not ours is set aside.
+    fn look(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<Option<Occupant>> {
+        let stat = match self.volume.backing.stat(path) {
+            Ok(s) => Some(s),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let (known, ino) = {
+            let places = self.volume.places.read();
+            let known = places.under(key);
+            let ours = |i: &InodeId| stat.is_some_and(|s| places.id(*i) == Some(s.id));
+            let ino = known.filter(ours).or(stat.map(|s| places.number(s.id)).filter(ours));
+            (known, ino)
+        };
+        let (Some(s), Some(ino)) = (stat, ino) else {
+            if let Some(s) = stat {
+                log::info!("{path}: object {} is not inode {known:?}, which belongs there", s.id.0);
+                self.set_aside(key, path)?;
+            }
+            if known.is_some() {
+                let volume = self.volume.clone();
+                let _tree = volume.tree.write();
+                volume.unplaced(key);
+                self.changed.insert(key.clone());
+            }
+            return Ok(None);
+        };
+        if known != Some(ino) {
+            log::warn!("{path}: inode {ino} stands in the backing under a name that nobody gave it there");
+            self.volume.placed(ino, s.id, key);
+            self.changed.insert(key.clone());
+        }
+        Ok(Some(Occupant { ino, id: s.id, kind: s.attr.kind }))
     }
 
     /// Brings `ino` to a name. False: it is not ready.
-    fn put(
+    fn bring(
         &mut self,
         key: &EntryKey,
         path: &BackingPath,
         ino: InodeId,
         there: Option<Occupant>,
-        was: Option<InodeId>,
         w: &mut Work,
     ) -> io::Result<bool> {
-        let staged = w.staged.get(&ino).map(|s| (s.name.clone(), s.stat.id, s.snap.attr.kind));
-        // Staged and not yet installed anywhere.
-        let staged = staged.filter(|s| self.volume.places.read().get(ino).is_none_or(|p| p.id != s.1));
-        if let Some(o) = &there
-            && o.ino == ino
-            && staged.is_none()
-        {
-            if self.volume.places.read().get(ino).is_none() {
-                self.volume.set_place(ino, Place { id: o.id, at: key.clone() });
-                w.moved.push(ino);
-            }
+        self.install_first(key, ino, w)?;
+        let staged = w.staged.get(&ino).filter(|s| !s.installed && !s.dropped);
+        let staged = staged.map(|s| (s.name.clone(), s.stat.id, s.snap.attr.kind));
+        let known = self.volume.places.read().id(ino);
+        let here = there.as_ref().is_some_and(|o| o.ino == ino);
+        let Some(id) = staged.as_ref().map(|s| s.1).or(known) else { return Ok(false) };
+        if here && staged.is_none() {
             return Ok(true);
         }
-        let place = self.volume.places.read().get(ino).cloned();
-        if staged.is_none() && place.is_none() {
-            return Ok(false);
-        }
-        let mut replaced = None;
-        if let Some(o) = there
-            && o.ino != ino
-        {
-            let kind = match &staged {
-                Some(s) => s.2,
-                None => self.volume.snapshot(ino).map_or(Kind::File, |s| s.attr.kind),
+        if let Some(o) = there.filter(|_| !here) {
+            let newcomer = match &staged {
+                Some(s) => Some(s.2),
+                None => self.volume.kind_of(ino),
             };
-            if self.clear_way(key, path, &o, was, kind, w)? {
-                replaced = Some(o);
+            let way = self.displace(key, path, &o, w)?;
+            if way == Way::Over && newcomer == Some(Kind::Dir) {
+                self.unlink(key, path)?;
             }
-        }
-        let id = staged.as_ref().map(|s| s.1).or(place.as_ref().map(|p| p.id));
-        if let Some(id) = id {
-            self.announce_one(ino, id, key, w)?;
-        }
-        let volume = self.volume.clone();
-        let _tree = volume.tree.write();
-        if let Some((name, id, _)) = staged {
-            volume.backing.install(&name, path)?;
-            volume.set_place(ino, Place { id, at: key.clone() });
-        } else if let Some(p) = place {
-            let from = volume.places.read().path(ino).map(BackingPath);
-            let Some(from) = from else { return Ok(false) };
-            let still = volume.entry(&p.at).is_some_and(|e| e.0 == Some(ino));
-            if still && p.at.parent != PARKED {
-                let name = self.name(ino);
-                volume.backing.stage_link(&name, &from)?;
-                volume.backing.install(&name, path)?;
-            } else {
-                volume.backing.rename(&from, path)?;
-                w.dirs.entry(p.at.parent).or_insert(None);
-                volume.set_place(ino, Place { id: p.id, at: key.clone() });
-                w.moved.push(ino);
-            }
-        }
-        // Only now is what stood there gone.
-        if let Some(o) = replaced {
-            self.left(&o, w);
-        }
-        self.shared.requests.fetch_add(1, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// Something else stands where an object must go. True: the newcomer's rename replaces it.
-    fn clear_way(
-        &mut self,
-        key: &EntryKey,
-        path: &BackingPath,
-        o: &Occupant,
-        was: Option<InodeId>,
-        newcomer: Kind,
-        w: &mut Work,
-    ) -> io::Result<bool> {
-        if was != Some(o.ino) {
-            return self.set_aside(key, path).map(|()| false);
-        }
-        if self.move_on(key, path, o, w)? {
-            return Ok(false);
-        }
-        if o.kind == Kind::Dir {
-            return self.remove_dir(key, path, o, w).map(|()| false);
-        }
-        if newcomer == Kind::Dir {
-            self.volume.backing.unlink(path)?;
-            self.left(o, w);
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    /// Brings the directories above a name to where programs have them, from the top. Then none can be
-    /// moved into itself: what lies above the target is in its final place.
-    fn raise(&mut self, dir: InodeId, w: &mut Work, depth: u32) -> io::Result<()> {
-        if dir == InodeId::ROOT || depth > 4096 {
-            return Ok(());
-        }
-        let Some(key) = self.volume.name_of(dir) else { return Ok(()) };
-        self.raise(key.parent, w, depth + 1)?;
-        let there = self.volume.places.read().get(dir).is_some_and(|p| p.at == key);
-        if there { Ok(()) } else { self.agree(&key, w) }
-    }
-
-    /// An occupant that lives on moves to where programs have it, or is parked. True: it is gone
-    /// from here.
-    fn move_on(
-        &mut self,
-        key: &EntryKey,
-        path: &BackingPath,
-        o: &Occupant,
-        w: &mut Work,
-    ) -> io::Result<bool> {
-        let Some(snap) = self.volume.snapshot(o.ino) else { return Ok(false) };
-        let here = |me: &Self| me.volume.places.read().get(o.ino).is_some_and(|p| p.at == *key);
-        for other in snap.parents.iter().filter(|k| *k != key) {
-            let Some((target, was, _)) = self.volume.entry(other) else { continue };
-            if target == Some(o.ino) && was == Some(o.ino) {
-                // A further hard link: the backing has it there already.
-                if here(self) {
-                    self.announce_one(o.ino, o.id, other, w)?;
-                    let place = Place { id: o.id, at: other.clone() };
-                    self.volume.set_place(o.ino, place);
-                    w.moved.push(o.ino);
-                }
-                return Ok(false);
-            }
-        }
-        if !here(self) {
-            return Ok(false);
-        }
-        for other in snap.parents.iter().filter(|k| *k != key) {
-            self.agree(other, w)?;
-            if !here(self) {
+            // Making way may have brought it here already.
+            if staged.is_none() && self.volume.places.read().under(key) == Some(ino) {
                 return Ok(true);
             }
         }
-        let open = self.volume.cell(o.ino).is_some_and(|c| c.opens.load(Ordering::Acquire) > 0);
-        if snap.dead && (!open || o.kind == Kind::Dir) {
-            return Ok(false);
-        }
-        self.park(path, o, w)?;
-        Ok(true)
-    }
-
-    /// Keeps an object that has no place yet: its name here is needed, or it is only open.
-    fn park(&mut self, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
-        let name = format!("{:x}", o.ino.0);
-        let volume = self.volume.clone();
-        let _tree = volume.tree.write();
-        volume.backing.park(path, &name)?;
-        let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
-        volume.set_place(o.ino, Place { id: o.id, at });
-        w.moved.push(o.ino);
-        self.parked.insert(o.ino);
-        Ok(())
-    }
-
-    /// Removes what programs removed. False: it must wait.
-    fn take_away(
-        &mut self,
-        key: &EntryKey,
-        path: &BackingPath,
-        o: &Occupant,
-        was: Option<InodeId>,
-        w: &mut Work,
-    ) -> io::Result<bool> {
-        if was != Some(o.ino) {
-            log::warn!(
-                "{path} was made in the backing by something else (object {}, inode {}, not {was:?}): it is kept",
-                o.id.0,
-                o.ino
-            );
-            return Ok(true);
-        }
-        if self.move_on(key, path, o, w)? {
-            return Ok(true);
-        }
-        if o.kind == Kind::Dir {
-            self.remove_dir(key, path, o, w)?;
-        } else {
+        if let Some((name, id, _)) = staged {
+            self.announce_one(ino, id, key, w)?;
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
-            volume.backing.unlink(path)?;
-            self.left(o, w);
+            volume.backing.install(&name, path)?;
+            volume.placed(ino, id, key);
+            if let Some(s) = w.staged.get_mut(&ino) {
+                s.installed = true;
+            }
+        } else if !self.fetch(key, path, ino, id, w)? {
+            return Ok(false);
         }
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Removes a directory that programs removed, after the names that they removed from it.
+    /// A file that is replaced as a whole is replaced where it stands, before it gets other names: else
+    /// these would be of different objects. If it no longer belongs there, its new content waits.
+    fn install_first(&mut self, key: &EntryKey, ino: InodeId, w: &mut Work) -> io::Result<()> {
+        let at = self.volume.places.read().get(ino).map(|p| p.at);
+        let Some(at) = at.filter(|at| at != key) else { return Ok(()) };
+        if !w.staged.get(&ino).is_some_and(|s| !s.installed && !s.dropped) {
+            return Ok(());
+        }
+        if self.volume.entry(&at).is_some_and(|e| e.0 == Some(ino)) {
+            self.agree(&at, w)?;
+        }
+        if let Some(s) = w.staged.get_mut(&ino) {
+            s.dropped = !s.installed;
+        }
+        Ok(())
+    }
+
+    /// Moves or links what the backing has under another name. False: it must stay there still.
+    fn fetch(
+        &mut self,
+        key: &EntryKey,
+        path: &BackingPath,
+        ino: InodeId,
+        id: BackingId,
+        w: &mut Work,
+    ) -> io::Result<bool> {
+        let sources = self.standing(ino)?;
+        let given_up = sources.iter().find(|s| self.is_given_up(&s.0, ino, w.upto));
+        let volume = self.volume.clone();
+        match (given_up, sources.first()) {
+            (Some((from, p, _)), _) => {
+                self.announce_one(ino, id, key, w)?;
+                let _tree = volume.tree.write();
+                volume.backing.rename(p, path)?;
+                volume.moved(from, key);
+                self.changed.insert(from.clone());
+                w.dirs.insert(from.parent);
+                Ok(true)
+            }
+            // Its old name is still a name of it: a hard link, or removed only since.
+            (None, Some((_, p, kind))) if *kind != Kind::Dir => {
+                self.announce_one(ino, id, key, w)?;
+                let name = self.name(ino);
+                let _tree = volume.tree.write();
+                volume.backing.stage_link(&name, p)?;
+                if let Err(e) = volume.backing.install(&name, path) {
+                    if let Err(e) = volume.backing.unlink(&staged_path(&name)) {
+                        log::debug!("removing the unused link {name}: {e}; the next mount does it");
+                    }
+                    return Err(e);
+                }
+                volume.placed(ino, id, key);
+                Ok(true)
+            }
+            (None, Some(_)) => Ok(false),
+            (None, None) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the backing no longer has inode {ino}, which belongs at {path}"),
+            )),
+        }
+    }
+
+    /// The names under which an inode really stands in the backing; others are struck out. After a death
+    /// the log may still name some that the last batch took away.
+    pub(super) fn standing(&mut self, ino: InodeId) -> io::Result<Vec<(EntryKey, BackingPath, Kind)>> {
+        let (id, names) = {
+            let places = self.volume.places.read();
+            (places.id(ino), places.names(ino).to_vec())
+        };
+        let mut out = Vec::new();
+        for key in names {
+            let stat = match self.path(&key) {
+                Some(p) => match self.volume.backing.stat(&p) {
+                    Ok(s) => Some((s, p)),
+                    Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                        None
+                    }
+                    Err(e) => return Err(e),
+                },
+                None => None,
+            };
+            match stat {
+                Some((s, p)) if Some(s.id) == id => out.push((key, p, s.attr.kind)),
+                _ => {
+                    self.volume.unplaced(&key);
+                    self.changed.insert(key);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// True when `ino` has no use for this name of the backing any more.
+    fn is_given_up(&self, key: &EntryKey, ino: InodeId, upto: Lsn) -> bool {
+        if key.parent == PARKED {
+            return true;
+        }
+        match self.volume.entry(key) {
+            Some((target, lsn)) => target != Some(ino) && lsn <= upto,
+            None => !self.volume.is_named(key.parent),
+        }
+    }
+
+    /// Something else stands where an object must go, or something must go.
+    fn displace(
+        &mut self,
+        key: &EntryKey,
+        path: &BackingPath,
+        o: &Occupant,
+        w: &mut Work,
+    ) -> io::Result<Way> {
+        let here = |me: &Self| me.volume.places.read().under(key) == Some(o.ino);
+        if self.volume.is_open_or_named(o.ino) && self.standing(o.ino)?.len() == 1 {
+            for other in self.volume.names_of(o.ino).iter().filter(|k| *k != key) {
+                self.agree(other, w)?;
+                if !here(self) {
+                    return Ok(Way::Free);
+                }
+            }
+            if self.standing(o.ino)?.len() == 1 && (o.kind != Kind::Dir || self.volume.is_named(o.ino)) {
+                self.park(key, path, o, w)?;
+                return Ok(Way::Free);
+            }
+        }
+        if o.kind != Kind::Dir {
+            self.announce_others_now(key)?;
+            return Ok(Way::Over);
+        }
+        self.remove_dir(key, path, o, w)?;
+        Ok(Way::Free)
+    }
+
+    fn announce_others_now(&mut self, key: &EntryKey) -> io::Result<()> {
+        if self.announce_others(key)? {
+            let v = &self.volume;
+            v.wal.sync_wait(&[v.system_last()]).map_err(|e| io::Error::from_raw_os_error(e.0))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what programs removed.
+    fn clear(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
+        if self.displace(key, path, o, w)? == Way::Over {
+            self.unlink(key, path)?;
+        }
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unlink(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
+        let volume = self.volume.clone();
+        let _tree = volume.tree.write();
+        volume.backing.unlink(path)?;
+        volume.unplaced(key);
+        self.changed.insert(key.clone());
+        Ok(())
+    }
+
+    /// Keeps an object that has no place yet: programs still need it.
+    fn park(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
+        let name = format!("{:x}", o.ino.0);
+        let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
+        self.announce_one(o.ino, o.id, &at, w)?;
+        let volume = self.volume.clone();
+        let _tree = volume.tree.write();
+        volume.backing.park(path, &name)?;
+        volume.moved(key, &at);
+        self.changed.extend([key.clone(), at]);
+        Ok(())
+    }
+
+    /// Removes a directory that programs removed, after all that is known to be left in it.
     fn remove_dir(
         &mut self,
         key: &EntryKey,
@@ -277,33 +352,28 @@ impl Writeback {
         o: &Occupant,
         w: &mut Work,
     ) -> io::Result<()> {
-        for (name, target, _) in self.volume.dirty_entries(o.ino) {
-            if target.is_none() {
-                self.agree(&EntryKey { parent: o.ino, name }, w)?;
+        let inside: Vec<EntryKey> = {
+            let places = self.volume.places.read();
+            places.below(o.ino).map(|(n, _)| EntryKey { parent: o.ino, name: n.clone() }).collect()
+        };
+        for child in inside {
+            let Some(path) = self.path(&child) else { continue };
+            if let Some(o) = self.look(&child, &path)? {
+                self.clear(&child, &path, &o, w)?;
             }
         }
         let r = {
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
-            volume.backing.rmdir(path)
+            volume.backing.rmdir(path).map(|()| volume.unplaced(key))
         };
         match r {
-            Ok(()) => {
-                w.dirs.remove(&o.ino);
-                self.left(o, w);
-                Ok(())
-            }
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => self.set_aside(key, path),
-            Err(e) => Err(e),
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => self.set_aside(key, path)?,
+            Err(e) => return Err(e),
         }
-    }
-
-    /// An object lost a name. With its last one it is gone from the backing.
-    fn left(&self, o: &Occupant, w: &mut Work) {
-        let last = o.kind == Kind::Dir || o.links <= 1;
-        if last && self.volume.places.read().get(o.ino).is_some_and(|p| p.id == o.id) {
-            w.gone.push(o.ino);
-        }
+        self.changed.insert(key.clone());
+        Ok(())
     }
 
     /// Something else changed the backing: its version is kept under a name that says so.
@@ -312,51 +382,76 @@ impl Writeback {
         let mut name = key.name.to_vec();
         name.truncate(200);
         name.extend_from_slice(format!(".conflict-{stamp}").as_bytes());
-        let dir = self.volume.places.read().path(key.parent).ok_or(io::ErrorKind::NotFound)?;
-        let to = BackingPath(dir).join(&name);
+        let to = EntryKey { parent: key.parent, name: name.as_slice().into() };
+        let to = self.path(&to).ok_or(io::ErrorKind::NotFound)?;
         let volume = self.volume.clone();
         let _tree = volume.tree.write();
         volume.backing.rename(path, &to)?;
+        volume.unplaced(key);
         volume.look_again(key.parent);
         self.shared.conflicts.fetch_add(1, Ordering::Relaxed);
         log::warn!("{path} was changed in the backing by something else: its version is kept as {to}");
         Ok(())
     }
 
-    /// Removes parked objects that nothing uses any more.
-    pub(super) fn unpark(&mut self) {
-        let idle: Vec<InodeId> = self
-            .parked
-            .iter()
-            .copied()
-            .filter(|&i| {
-                let parked = self.volume.places.read().get(i).is_some_and(|p| p.at.parent == PARKED);
-                !parked || !self.volume.is_open_or_named(i)
-            })
-            .collect();
-        for ino in idle {
-            self.parked.remove(&ino);
-            let parked = self.volume.places.read().get(ino).is_some_and(|p| p.at.parent == PARKED);
-            if !parked {
-                continue;
+    /// Parked objects that nothing needs there any more. `closing`: programs are gone, and with them the
+    /// kernel's references.
+    pub(super) fn idle_parked(&self, closing: bool) -> Vec<EntryKey> {
+        let parked: Vec<(EntryKey, InodeId)> = {
+            let places = self.volume.places.read();
+            let key = |n: &crate::types::Name| EntryKey { parent: PARKED, name: n.clone() };
+            places.below(PARKED).map(|(n, ino)| (key(n), ino)).collect()
+        };
+        let idle = |p: &(EntryKey, InodeId)| {
+            let v = &self.volume;
+            if !v.is_open_or_named(p.1) || v.places.read().names(p.1).len() > 1 {
+                return true;
             }
-            let removed = {
-                let volume = self.volume.clone();
-                let _tree = volume.tree.write();
-                volume.backing.unlink(&parked_path(&format!("{:x}", ino.0)))
-            };
-            match removed {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    self.failed("removing a parked file", &e);
-                    self.parked.insert(ino);
-                    continue;
-                }
-            }
-            if let Err(e) = self.volume.record(&Mutation::Gone { ino }) {
-                log::error!("logging a removed parked file failed: {e:?}");
+            // Its other names were never looked at, but the backing counts them. Without this one we could
+            // not reach it: only what is not in use is left to them.
+            v.is_named(p.1)
+                && self.is_settled(p.1)
+                && (closing || v.is_idle(p.1))
+                && self.path(&p.0).is_some_and(|path| v.backing.stat(&path).is_ok_and(|s| s.attr.nlink > 1))
+                && v.kind_of(p.1) != Some(Kind::Dir)
+        };
+        parked.into_iter().filter(idle).map(|p| p.0).collect()
+    }
+
+    /// Removes parked objects that nothing needs there any more.
+    pub(super) fn unpark(&mut self, w: &mut Work) {
+        let closing = self.shared.closing.load(Ordering::Acquire);
+        for key in self.idle_parked(closing) {
+            if let Err(e) = self.unpark_one(&key, w) {
+                self.failed("removing a parked object", &e);
             }
         }
+    }
+
+    fn unpark_one(&mut self, key: &EntryKey, w: &mut Work) -> io::Result<()> {
+        let Some(path) = self.path(key) else { return Ok(()) };
+        let Some(o) = self.look(key, &path)? else { return Ok(()) };
+        if self.volume.is_open_or_named(o.ino)
+            && self.standing(o.ino)?.len() == 1
+            && self.volume.backing.stat(&path)?.attr.nlink < 2
+        {
+            return Ok(());
+        }
+        self.announce_others_now(key)?;
+        match o.kind {
+            // With what is left in it.
+            Kind::Dir => self.remove_dir(key, &path, &o, w)?,
+            _ => self.unlink(key, &path)?,
+        }
+        if let Some(cell) = self.volume.cell(o.ino) {
+            self.volume.evict(&cell);
+        }
+        Ok(())
+    }
+
+    /// True when the backing agrees on all names by which programs reach an inode.
+    fn is_settled(&self, ino: InodeId) -> bool {
+        let clean = |k: &EntryKey| self.volume.entry(k).is_none_or(|e| e.1 == Lsn::NONE);
+        self.volume.names_of(ino).iter().all(clean)
     }
 }

@@ -14,30 +14,42 @@ pub(super) struct Staged {
     pub name: String,
     pub stat: BackingStat,
     pub snap: Snapshot,
+    pub installed: bool,
+    /// Not to be installed after all.
+    pub dropped: bool,
 }
 
-/// What a batch has done so far.
+/// What a batch is about, and what it has done so far.
 #[derive(Default)]
 pub(super) struct Work {
+    /// The inodes to store, as they were when the batch began, and their bytes.
+    pub plan: Vec<Snapshot>,
+    pub bytes: u64,
+    /// The names to make agree.
+    pub keys: Vec<EntryKey>,
+    /// Directories of which only a part is in this batch.
+    pub partial: HashSet<InodeId>,
+    /// The log is durable up to here: nothing newer goes to the backing.
+    pub upto: Lsn,
     pub staged: HashMap<InodeId, Staged>,
     /// Updated where they are.
     pub updated: Vec<Snapshot>,
     /// Directories whose attributes must be set at the end.
-    pub dirs: HashMap<InodeId, Option<Snapshot>>,
+    pub dirs: HashSet<InodeId>,
     pub sync_files: Vec<BackingPath>,
-    /// Names that agree now: as of which record, and what the backing holds.
-    pub entries: Vec<(EntryKey, Lsn, Option<InodeId>)>,
-    /// No longer in the backing.
-    pub gone: Vec<InodeId>,
+    /// Names that agree now, and as of which record.
+    pub agreed: HashMap<EntryKey, Lsn>,
     pub visiting: Vec<EntryKey>,
     /// Logged as about to be put there.
     pub announced: HashSet<(InodeId, EntryKey)>,
-    pub moved: Vec<InodeId>,
 }
 
 impl Writeback {
     /// Stages a new object, or a file that is replaced as a whole.
     pub(super) fn stage(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
+        if snap.base_end > 0 {
+            return Err(lost(snap.ino));
+        }
         let name = self.name(snap.ino);
         let xattrs = match &snap.xattrs {
             Some(x) => x.clone(),
@@ -58,7 +70,7 @@ impl Writeback {
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         w.sync_files.push(staged_path(&name));
-        w.staged.insert(snap.ino, Staged { name, stat, snap });
+        w.staged.insert(snap.ino, Staged { name, stat, snap, installed: false, dropped: false });
         Ok(())
     }
 
@@ -69,9 +81,9 @@ impl Writeback {
 
     /// Changes a file or its attributes where it is.
     pub(super) fn update(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
-        let path = {
-            let places = self.volume.places.read();
-            BackingPath(places.path(snap.ino).ok_or(io::ErrorKind::NotFound)?)
+        // Never into what something else put there.
+        let Some((_, path, _)) = self.standing(snap.ino)?.into_iter().next() else {
+            return Err(lost(snap.ino));
         };
         if snap.attr.kind == Kind::File && snap.data != Lsn::NONE {
             let volume = self.volume.clone();
@@ -104,20 +116,10 @@ impl Writeback {
         };
         self.volume.backing.set_attr(path, snap.attr.kind, &change)
     }
+}
 
-    /// A file may be replaced as a whole when nothing of the backing's content is part of it, it has
-    /// one name, and that name is where it is.
-    pub(super) fn replaceable(&self, snap: &Snapshot) -> Option<EntryKey> {
-        if snap.attr.kind != Kind::File
-            || snap.data == Lsn::NONE
-            || snap.base_end > 0
-            || snap.attr.nlink != 1
-            || snap.attr.size == 0
-        {
-            return None;
-        }
-        let at = self.volume.places.read().get(snap.ino)?.at.clone();
-        let (target, was, _) = self.volume.entry(&at)?;
-        (target == Some(snap.ino) && was == Some(snap.ino)).then_some(at)
-    }
+fn lost(ino: InodeId) -> io::Error {
+    let text =
+        format!("the backing no longer has the file that inode {ino} was; its changes stay in the log");
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
