@@ -2,7 +2,6 @@
 
 use super::Client;
 use super::readdir::Listing;
-use crate::types::InodeId;
 use crate::volume::{Cell, Error, Result};
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -47,9 +46,8 @@ impl Handles {
     pub fn len(&self) -> usize {
         self.open.len()
     }
-    /// Inodes that have a handle open.
-    #[allow(dead_code)]
-    pub fn inodes(&self) -> Vec<InodeId> {
-        self.open.iter().map(|h| h.cell.id).collect()
+    /// Numbers of all open handles.
+    pub fn all(&self) -> Vec<u64> {
+        self.open.iter().map(|h| *h.key()).collect()
     }
 }

@@ -74,6 +74,11 @@ impl Fs {
         }
     }
 
+    /// Closes all handles: the kernel that held them is gone.
+    pub fn close_all(&self) {
+        self.handles.all().into_iter().for_each(|fh| self.release(fh));
+    }
+
     /// Reads; short only at the end of the file.
     pub fn read(&self, ino: InodeId, offset: u64, len: usize) -> Result<Vec<u8>> {
         let cell = self.cell(ino)?;

@@ -32,7 +32,7 @@ impl Fs {
                 .and_then(|i| i.node.dir.as_ref())
                 .and_then(|d| d.entries.get(&at.name))
                 .and_then(|e| e.target);
-            if now != Some(cell.id) {
+            if now != Some(cell.id) || !self.volume.is_current(&cell) {
                 continue;
             }
             let full = |d: &crate::namespace::Dir| d.entries.values().any(|e| e.target.is_some());

@@ -48,6 +48,10 @@ impl Fs {
             let cells: Vec<&Arc<Cell>> =
                 [Some(&p), Some(&q), Some(&cell), there.as_ref()].into_iter().flatten().collect();
             let mut locked = Locked::new(&cells);
+            let current = |c: &Arc<Cell>| self.volume.is_current(c);
+            if !current(&cell) || !there.as_ref().is_none_or(current) {
+                continue;
+            }
             if target(&locked, &from) != Some(cell.id) || target(&locked, &to) != there.as_ref().map(|t| t.id)
             {
                 continue;

@@ -44,16 +44,17 @@ pub struct Wal {
     static_bytes: AtomicU32,
 }
 
-/// Proof that a durable checkpoint covers all records up to here: what segments need to retire.
+/// Proof that a durable checkpoint covers all records of these segments and names none of their bytes:
+/// what they need to retire.
 #[must_use]
 pub struct Retired {
-    upto: Lsn,
+    idle: Vec<Arc<Segment>>,
 }
 
 impl Retired {
-    /// Call only once a checkpoint of everything up to `upto` is on stable storage.
-    pub fn by_checkpoint(upto: Lsn) -> Retired {
-        Retired { upto }
+    /// Call only once a checkpoint is on stable storage at whose image these were idle.
+    pub fn by_checkpoint(idle: Vec<Arc<Segment>>) -> Retired {
+        Retired { idle }
     }
 }
 
@@ -169,17 +170,23 @@ impl Wal {
         Ok((bytes, record_at + h.data_at() as u32))
     }
 
-    /// Recycles every sealed segment that nothing needs any more: all its records are covered by the
-    /// checkpoint and none of its bytes is live. They come back once no reader can hold them.
+    /// Sealed segments of which nothing is needed once everything up to `upto` is in a checkpoint: none
+    /// of their bytes is live. Call with no change under way.
+    pub fn idle_upto(&self, upto: Lsn) -> Vec<Arc<Segment>> {
+        let idle = |s: &Arc<Segment>| {
+            let st = s.state.lock();
+            st.phase == Phase::Sealed && st.max_lsn <= upto && s.live() == 0
+        };
+        self.pool.all().into_iter().filter(idle).collect()
+    }
+
+    /// Recycles segments that nothing needs any more. They come back once no reader can hold them.
     pub fn retire(&self, receipt: Retired) -> usize {
         let mut n = 0;
-        for s in self.pool.all() {
+        for s in receipt.idle {
             let ready = {
                 let mut st = s.state.lock();
-                let ok = st.phase == Phase::Sealed
-                    && st.max_lsn <= receipt.upto
-                    && s.live() == 0
-                    && s.durable() >= st.pos;
+                let ok = st.phase == Phase::Sealed && s.live() == 0 && s.durable() >= st.pos;
                 if ok {
                     st.phase = Phase::Retiring;
                 }

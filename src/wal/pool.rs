@@ -182,6 +182,13 @@ impl Pool {
             .min(l.segment_max)
     }
 
+    /// The largest segment size within `bytes`.
+    fn class_within(&self, bytes: u64) -> Option<u32> {
+        let l = &self.limits;
+        let most = bytes.min(l.segment_max as u64);
+        (most >= l.segment_min as u64).then(|| 1u32 << most.ilog2()).filter(|&c| c >= l.segment_min)
+    }
+
     /// A segment for `owner`, opened: its own reserved one, else a free one, else a new one made
     /// while the writer waits (a miss). `need` bytes of records must fit.
     pub(super) fn take(
@@ -191,8 +198,9 @@ impl Pool {
         need: u32,
         class: Class,
     ) -> Result<Arc<Segment>, TakeError> {
-        let want = want.max(self.size_class(need as u64 + RECORDS_AT as u64));
-        let fits = |s: &Segment| s.size as u64 >= need as u64 + RECORDS_AT as u64;
+        let mut want = want.max(self.size_class(need as u64 + RECORDS_AT as u64));
+        let fits_in = |bytes: u32| bytes as u64 >= need as u64 + RECORDS_AT as u64;
+        let fits = |s: &Segment| fits_in(s.size);
         let found = {
             let mut r = self.ready.lock();
             let limit = self.limits.limit(class);
@@ -211,8 +219,11 @@ impl Pool {
             }
             match &got {
                 Some(s) => r.busy += s.size as u64,
-                None if want as u64 > room => return Err(TakeError::Full),
-                None => {}
+                // Near the end smaller ones do: what fits is not refused.
+                None => match self.class_within(room).filter(|&c| fits_in(c)) {
+                    Some(class) => want = want.min(class),
+                    None => return Err(TakeError::Full),
+                },
             }
             got
         };
@@ -262,10 +273,18 @@ impl Pool {
             let mut r = self.ready.lock();
             let mut drop_first = Vec::new();
             while r.allocated + size as u64 > self.limits.capacity {
-                // Free files of other sizes give way.
-                let Some(s) = r.free.pop() else { return Err(TakeError::Full) };
+                // Free files of other sizes give way, then what is only reserved.
+                let reserved = |r: &mut Ready| r.reserved.values_mut().find_map(Vec::pop);
+                let Some(s) = r.free.pop().or_else(|| reserved(&mut r).filter(|_| !ready)) else {
+                    break;
+                };
                 r.allocated -= s.size as u64;
                 drop_first.push(s);
+            }
+            if r.allocated + size as u64 > self.limits.capacity {
+                r.allocated += drop_first.iter().map(|s| s.size as u64).sum::<u64>();
+                r.free.extend(drop_first);
+                return Err(TakeError::Full);
             }
             r.allocated += size as u64;
             r.next_id += 1;

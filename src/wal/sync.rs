@@ -61,7 +61,10 @@ impl Wal {
         (0..threads)
             .map(|i| {
                 let wal = self.clone();
-                spawn(&format!("committer-{i}"), move || wal.run_committer())
+                spawn(&format!("committer-{i}"), move || {
+                    crate::sys::limits::short_turns(0);
+                    wal.run_committer()
+                })
             })
             .collect()
     }
