@@ -3,6 +3,7 @@ use super::caller::Callers;
 use super::convert::{self, TTL, attr, file_type, kind_of_mode};
 use super::pool::Pool;
 use super::reply::{OwnedNew, attributes, code, data, empty, entry, how, open_flags, sized, written};
+use super::session::WRITE_BYTES_MAX;
 use crate::fs::meter::Verb;
 use crate::fs::{Fs, Who};
 use crate::sys::patience;
@@ -76,7 +77,7 @@ impl Filesystem for Adapter {
                 log::info!("the kernel has no {cap:?}");
             }
         }
-        if let Err(most) = config.set_max_write(1 << 20) {
+        if let Err(most) = config.set_max_write(WRITE_BYTES_MAX) {
             log::info!("largest write: {most} bytes");
         }
         if let Err(most) = config.set_max_background(128) {

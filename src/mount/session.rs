@@ -28,6 +28,10 @@ impl Served {
     }
 }
 
+/// Largest write the kernel sends at once. The copies of a request cannot be interrupted: larger ones make
+/// a stream faster and everyone else wait (docs/BENCHMARKS.md, isolation).
+pub(super) const WRITE_BYTES_MAX: u32 = 128 << 10;
+
 /// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
 /// Errors: one line for people.
 pub fn serve(
@@ -44,6 +48,10 @@ pub fn serve(
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let adapter = Adapter { fs, callers, pool: Pool::default() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
-    let thread = spawn("forelog-fuse", move || session.run())?;
+    let thread = spawn("forelog-fuse", move || {
+        // Inherited by the session's threads: one client's stream must not hold up another's fsync.
+        crate::sys::limits::short_turns(0);
+        session.run()
+    })?;
     Ok(Served { thread })
 }

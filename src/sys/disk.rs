@@ -16,7 +16,7 @@ use std::sync::Arc;
 const SLICES_MAX: usize = 1024;
 
 /// What zero fill writes at once.
-const ZERO_PIECE_BYTES: usize = 1 << 20;
+const ZERO_PIECE_BYTES: usize = 128 << 10;
 
 static ZEROS: [u8; ZERO_PIECE_BYTES] = [0; ZERO_PIECE_BYTES];
 
