@@ -14,6 +14,9 @@ use std::time::Duration;
 /// After its last answer a gateway has only to close its files.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
+/// With bytes left, the backing may hang and with it the gateway's end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(8);
+
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs the verb.
@@ -57,7 +60,7 @@ fn ask(args: &UmountArgs, located: &Located, mut connection: Connection) -> Resu
         Reply::Refused { code: 2, message, .. } if args.lazy => detach_live(located, &message),
         Reply::Refused { code, message, leaving } => {
             // Bytes remain: when the gateway ends now, the next mount must find the log free.
-            if leaving && !connection.wait_for_end(END_LIMIT) {
+            if leaving && !connection.wait_for_end(LEAVE_LIMIT) {
                 log::warn!("the gateway has not ended yet");
             }
             Err(Verdict { code, message })

@@ -31,8 +31,8 @@ use std::time::Duration;
 /// Why the gateway ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// Unmounted by us; what is left in the log stays there.
-    Unmounted,
+    /// Unmounted by us: what was `drained` before stays so, what was not stays in the log.
+    Unmounted { drained: bool },
     /// Someone else unmounted it: drain on as long as we may.
     Bypassed,
 }
@@ -40,6 +40,8 @@ enum Ending {
 #[derive(Default)]
 struct Life {
     ending: Option<Ending>,
+    /// We are unmounting: the end of the session is ours.
+    unmounting: bool,
     /// The verdict of the shutdown, once it is over.
     over: Option<Verdict>,
     /// Asked to stop at once, even with bytes left.
@@ -81,12 +83,16 @@ impl Gateway {
 
     /// Nothing waits for the writeback and it is not in the middle of something.
     pub fn is_drained(&self) -> bool {
-        self.volume.dirty.is_empty() && !self.writeback.in_step() && self.volume.dirty.is_empty()
+        let parked = self.writeback.closing.load(Ordering::Acquire) && self.writeback.parked() > 0;
+        self.volume.dirty.is_empty() && !parked && !self.writeback.in_step() && self.volume.dirty.is_empty()
     }
 
     /// Unmounts, EBUSY kept.
     fn unmount(&self, lazy: bool) -> io::Result<()> {
-        fusemount::unmount(&self.config.mountpoint, lazy)
+        self.life.0.lock().unmounting = true;
+        let r = fusemount::unmount(&self.config.mountpoint, lazy);
+        self.life.0.lock().unmounting = r.is_ok();
+        r
     }
 
     /// Waits until the mount has ended or must end.
@@ -97,7 +103,7 @@ impl Gateway {
             if let Some(e) = l.ending {
                 return e;
             }
-            if served.ended() {
+            if served.ended() && !l.unmounting {
                 l.ending = Some(Ending::Bypassed);
                 return Ending::Bypassed;
             }
@@ -117,14 +123,14 @@ impl Gateway {
             }
         }
         log::info!("signal: draining, then unmounting");
-        self.drain(Some(self.config.umount_timeout), &mut |_| ());
+        let drained = self.drain(Some(self.config.umount_timeout), &mut |_| ());
         if let Err(e) = self.unmount(false) {
             log::warn!("unmounting failed ({e}); detaching: files still open there become useless");
             if let Err(e) = self.unmount(true) {
                 log::error!("detaching failed: {e}");
             }
         }
-        self.end(Ending::Unmounted);
+        self.end(Ending::Unmounted { drained });
     }
 
     fn hurried(&self) -> bool {
@@ -236,11 +242,21 @@ fn utab_add(c: &Config) -> bool {
 fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     let v = &gateway.volume;
     gateway.draining.store(true, Ordering::Release);
-    if why == Ending::Bypassed {
-        log::info!("unmounted by something else; draining on");
-        while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
-            log::info!("still draining: {} bytes left", gateway.bytes_left());
+    // No program can come any more; what the kernel did not give back is given back now.
+    gateway.fs.close_all();
+    gateway.writeback.closing.store(true, Ordering::Release);
+    match why {
+        Ending::Bypassed => {
+            log::info!("unmounted by something else; draining on");
+            while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
+                log::info!("still draining: {} bytes left", gateway.bytes_left());
+            }
         }
+        // What came between the drain and the unmount.
+        Ending::Unmounted { drained: true } => {
+            gateway.drain(Some(gateway.config.umount_timeout), &mut |_| ());
+        }
+        Ending::Unmounted { drained: false } => {}
     }
     let clean = gateway.is_drained();
     v.wal.seal_older(0);

@@ -70,9 +70,7 @@ impl Gateway {
         }
         self.draining.store(true, Ordering::Release);
         let limit = deadline_ms.map_or(self.config.umount_timeout, Duration::from_millis);
-        if !no_wait {
-            self.drain(Some(limit), &mut |left| progress(self.progress(left)));
-        }
+        let drained = !no_wait && self.drain(Some(limit), &mut |left| progress(self.progress(left)));
         if let Err(e) = self.unmount(false) {
             self.draining.store(false, Ordering::Release);
             return Verdict::refused(match e.raw_os_error() {
@@ -80,7 +78,7 @@ impl Gateway {
                 _ => format!("unmounting {dir} failed: {e}"),
             });
         }
-        self.end(Ending::Unmounted);
+        self.end(Ending::Unmounted { drained });
         let (m, c) = &self.life;
         let mut l = m.lock();
         loop {

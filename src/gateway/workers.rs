@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::plan::Planner;
+use crate::sys::limits::short_turns;
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::writeback::Writeback;
 use std::io;
@@ -12,6 +13,12 @@ use std::time::Duration;
 
 /// fdatasync calls that may run at a time.
 const COMMITTERS: usize = 4;
+
+/// Priority of the thread that makes segments ready.
+const PREDICTOR_NICE: i32 = 5;
+
+/// How long a call of the backing may hold up the end of the gateway.
+const HANGS_AFTER_MS: u64 = 5_000;
 
 /// All running threads.
 pub struct Workers {
@@ -35,8 +42,15 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
         })?
     };
     let mut planner = Planner::new(g);
-    let predictor =
-        Worker::every("predictor", g.config.predict_interval, Bell::new(), move || planner.tick())?;
+    let mut polite = false;
+    let tick_planner = move || {
+        // It fills segments with zeros: behind those who write.
+        if !std::mem::replace(&mut polite, true) {
+            short_turns(PREDICTOR_NICE);
+        }
+        planner.tick()
+    };
+    let predictor = Worker::every("predictor", g.config.predict_interval, Bell::new(), tick_planner)?;
     let commit = {
         let g = g.clone();
         Worker::every("commit", g.config.commit_interval, Bell::new(), move || commit(&g))?
@@ -63,6 +77,17 @@ impl Workers {
     pub fn stop(self) {
         self.others.into_iter().for_each(Worker::stop);
         self.gateway.writeback.bell.stop();
+        // A backing that hangs in a call must not keep the gateway: the log has all of it.
+        for _ in 0..HANGS_AFTER_MS / 10 {
+            if self.writeback.is_finished() {
+                break;
+            }
+            crate::sys::worker::sleep(Duration::from_millis(10));
+        }
+        if !self.writeback.is_finished() {
+            log::warn!("the backing hangs in a call; what is not stored stays in the log");
+            return;
+        }
         if self.writeback.join().is_err() {
             log::error!("the writeback thread panicked");
         }
