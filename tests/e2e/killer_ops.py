@@ -174,9 +174,20 @@ class Hands:
             want = bytes(model.names[op["p"]].data)
             got = os.pread(fd, len(want) + 1, 0)
             if got != want:
-                raise AssertionError(f"read of {op['p']} gives other bytes than were written")
+                raise AssertionError(f"read of {op['p']} gives other bytes than were written: {self.how_wrong(fd, got, want)}")
         if mine:
             os.close(fd)
+
+    @staticmethod
+    def how_wrong(fd, got, want):
+        """Where it differs, and whether a second look, and one past the kernel's cache, are right."""
+        bad = [i for i in range(max(len(got), len(want))) if got[i:i + 1] != want[i:i + 1]]
+        again = os.pread(fd, len(want) + 1, 0) == want
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        fresh = os.pread(fd, len(want) + 1, 0)
+        zeros = not any(got[i] for i in bad if i < len(got))
+        return (f"{len(got)} of {len(want)} bytes, {len(bad)} differ in {bad[0]}..{bad[-1]}, all zeros there: {zeros}, "
+                f"inode {os.fstat(fd).st_ino}, links {os.fstat(fd).st_nlink}; again right: {again}, past the cache right: {fresh == want}")
 
     def unlink(self, model, op, at):
         os.unlink(at)
@@ -185,8 +196,9 @@ class Hands:
         if held and sum(1 for m in model.names.values() if m is n) == 1:  # open but nameless: must go on working
             b = self.rng.randbytes(5000)
             os.pwrite(held[1], b, len(n.data))
-            if os.pread(held[1], 1 << 22, 0) != bytes(n.data) + b:
-                raise AssertionError(f"an unlinked open file gives other bytes: {op['p']}")
+            got, want = os.pread(held[1], 1 << 22, 0), bytes(n.data) + b
+            if got != want:
+                raise AssertionError(f"an unlinked open file gives other bytes: {op['p']}: {self.how_wrong(held[1], got, want)}")
         if held:
             os.close(held[1])
 
