@@ -16,7 +16,7 @@ const SOFT: f64 = 0.8;
 /// The longest delay of one write, at 100 %.
 const DELAY_MAX: Duration = Duration::from_millis(200);
 /// A writer waits for space as long as something drains; this long without any progress it is told.
-const STALL: Duration = Duration::from_secs(10);
+const STALL: Duration = Duration::from_secs(25);
 
 /// What the backpressure knows.
 #[derive(Default)]
