@@ -257,7 +257,9 @@ impl Writeback {
             match stat {
                 Some((s, p)) if Some(s.id) == id => out.push((key, p, s.attr.kind)),
                 _ => {
-                    self.volume.unplaced(&key);
+                    let volume = self.volume.clone();
+                    let _tree = volume.tree.write();
+                    volume.unplaced(&key);
                     self.changed.insert(key);
                 }
             }
