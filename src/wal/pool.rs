@@ -273,11 +273,12 @@ impl Pool {
             let mut r = self.ready.lock();
             let mut drop_first = Vec::new();
             while r.allocated + size as u64 > self.limits.capacity {
-                // Free files of other sizes give way, then what is only reserved.
-                let reserved = |r: &mut Ready| r.reserved.values_mut().find_map(Vec::pop);
-                let Some(s) = r.free.pop().or_else(|| reserved(&mut r).filter(|_| !ready)) else {
-                    break;
-                };
+                // Free files of other sizes give way; what is reserved only to a writer that waits.
+                let mut got = r.free.pop();
+                if got.is_none() && !ready {
+                    got = r.reserved.values_mut().find_map(Vec::pop);
+                }
+                let Some(s) = got else { break };
                 r.allocated -= s.size as u64;
                 drop_first.push(s);
             }
@@ -404,4 +405,72 @@ fn pick(
         .min_by_key(|(_, s)| if s.size >= want { (0, s.size) } else { (1, u32::MAX - s.size) })?
         .0;
     Some(v.swap_remove(best))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::{Dice, Plug, SimDisk};
+    use crate::types::ClientId;
+
+    const KIB: u32 = 1024;
+
+    fn pool() -> Pool {
+        let limits = PoolLimits {
+            capacity: 4096 * KIB as u64,
+            segment_min: 64 * KIB,
+            segment_max: 1024 * KIB,
+            segment_static: 256 * KIB,
+        };
+        let plug = Arc::new(Plug::new());
+        Pool::new(Arc::new(SimDisk::new(plug, limits.capacity * 2)), 7, limits, 1)
+    }
+
+    fn whole(p: &Pool) {
+        let c = p.counts();
+        assert_eq!(c.allocated_bytes, c.busy_bytes + c.free_bytes + c.reserved_bytes, "{c:?}");
+        assert!(c.allocated_bytes <= p.limits.capacity, "{c:?}");
+    }
+
+    /// A reservation refused for want of room used to lose what others had reserved, until the log
+    /// had no room for the drain's own records.
+    #[test]
+    fn a_refused_reservation_takes_nothing_from_others() {
+        let p = pool();
+        let shared = Owner::Shared;
+        (0..4).for_each(|_| p.reserve(shared, 1024 * KIB).expect("there is room"));
+        for _ in 0..4 {
+            assert!(p.reserve(shared, 64 * KIB).is_err());
+        }
+        assert_eq!(p.counts().reserved, 4);
+        whole(&p);
+        assert!(p.take(shared, 64 * KIB, 0, Class::System).is_ok());
+    }
+
+    #[test]
+    fn every_byte_is_in_use_or_free_or_reserved() {
+        for seed in 0..50 {
+            let (p, mut dice) = (pool(), Dice::new(seed));
+            let mut open = Vec::new();
+            for _ in 0..300 {
+                let size = (64 * KIB) << dice.below(5);
+                let owner = match dice.below(3) {
+                    0 => Owner::Shared,
+                    n => Owner::Client(ClientId(n as u32)),
+                };
+                match dice.below(6) {
+                    0 | 1 => drop(p.reserve(owner, size)),
+                    2 => p.release(owner, size),
+                    3 => p.trim(dice.below(p.limits.capacity)),
+                    4 => {
+                        let class = [Class::Data, Class::Meta, Class::System][dice.below(3) as usize];
+                        open.extend(p.take(owner, size, 0, class));
+                    }
+                    _ if open.is_empty() => {}
+                    _ => p.recycled(open.swap_remove(dice.below(open.len() as u64) as usize)),
+                }
+                whole(&p);
+            }
+        }
+    }
 }
