@@ -22,6 +22,8 @@ pub struct Segmenter {
     forecast_ns: u64,
     appended_then: HashMap<Owner, u64>,
     shrunk_ns: HashMap<Owner, u64>,
+    /// The last reservation failed, and was told.
+    refused: bool,
 }
 
 impl Segmenter {
@@ -33,6 +35,7 @@ impl Segmenter {
             forecast_ns: u64::MAX,
             appended_then: HashMap::new(),
             shrunk_ns: HashMap::new(),
+            refused: false,
         }
     }
 
@@ -78,9 +81,14 @@ impl Segmenter {
                 Action::Reserve { owner, class_bytes, count } if step.error.is_none() => {
                     for _ in 0..count {
                         match pool.reserve(owner, class_bytes) {
-                            Ok(ns) => self.costs.allocations.observe(class_bytes, ns),
+                            Ok(ns) => {
+                                self.refused = false;
+                                self.costs.allocations.observe(class_bytes, ns);
+                            }
                             Err(why) => {
-                                log::warn!("no segment of {class_bytes} bytes could be reserved: {why}");
+                                if !std::mem::replace(&mut self.refused, true) {
+                                    log::warn!("no segment of {class_bytes} bytes could be reserved: {why}");
+                                }
                                 step.error = Some(why);
                                 break;
                             }

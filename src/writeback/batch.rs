@@ -38,7 +38,7 @@ impl Writeback {
             return self.give_up(mine, w);
         }
         if let Err(e) = self.announce(&mut w, &keys) {
-            log::error!("logging what is about to be stored failed: {e}");
+            self.failed("logging what is about to be stored", &e);
             return self.give_up(mine, w);
         }
         failed.extend(self.place(&keys, &mut w));
@@ -51,7 +51,7 @@ impl Writeback {
             }
         };
         if let Err(e) = self.receipts(&w, &dirs) {
-            log::error!("logging what is stored failed: {e:?}");
+            self.failed("logging what is stored", &format_args!("{e:?}"));
             return self.give_up(mine, w);
         }
         let placed: Vec<InodeId> =

@@ -251,7 +251,7 @@ impl Writeback {
     }
 
     /// Notes a failure of the backing: what failed, and why.
-    fn failed(&self, what: &str, e: &std::io::Error) {
+    fn failed(&self, what: &str, e: &dyn std::fmt::Display) {
         self.shared.errors.fetch_add(1, Ordering::Relaxed);
         let line = format!("{what}: {e}");
         log::warn!("writeback: {line}");
