@@ -4,8 +4,9 @@
 //! in its segment exactly once (the caller moves the counts by the callbacks).
 
 use crate::types::{ByteRange, Lsn, SegmentId};
-use std::collections::BTreeMap;
+use store::Store;
 
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +50,7 @@ pub struct Piece {
 /// The extents of one file.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
-    map: BTreeMap<u64, Extent>,
+    map: Store,
 }
 
 impl Map {
@@ -63,7 +64,7 @@ impl Map {
     }
     /// All extents in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Extent)> {
-        self.map.iter().map(|(&s, e)| (s, e))
+        self.map.iter()
     }
 
     /// Places an extent; `gone` is told of every piece that it supersedes.
@@ -81,7 +82,7 @@ impl Map {
             return;
         }
         // The one that starts before and reaches in.
-        if let Some((&s, &e)) = self.map.range(..range.start).next_back()
+        if let Some((s, &e)) = self.map.before(range.start)
             && s + e.len > range.start
         {
             let cut = (s + e.len).min(range.end) - range.start;
@@ -91,8 +92,8 @@ impl Map {
             }
             gone(&Extent { len: cut, ..e });
         }
-        while let Some((&s, &e)) = self.map.range(range.start..range.end).next() {
-            self.map.remove(&s);
+        while let Some((s, e)) = self.map.first_within(range.start, range.end) {
+            self.map.remove(s);
             let end = s + e.len;
             if end > range.end {
                 self.map.insert(range.end, tail(&e, range.end - s));
@@ -103,7 +104,7 @@ impl Map {
 
     /// Removes every extent that is no newer than `lsn`: the backing has it.
     pub fn remove_stored(&mut self, lsn: Lsn, gone: &mut dyn FnMut(&Extent)) {
-        self.map.retain(|_, e| {
+        self.map.retain(|e| {
             let stored = e.lsn <= lsn;
             if stored {
                 gone(e);
@@ -117,9 +118,9 @@ impl Map {
     pub fn plan(&self, range: ByteRange, base_end: u64) -> Vec<Piece> {
         let mut out = Vec::new();
         let mut at = range.start;
-        let before = self.map.range(..range.start).next_back();
-        let inside = self.map.range(range.start..range.end.max(range.start));
-        for (&s, e) in before.into_iter().chain(inside) {
+        let before = self.map.before(range.start);
+        let inside = self.map.within(range.start, range.end);
+        for (s, e) in before.into_iter().chain(inside) {
             let end = (s + e.len).min(range.end);
             if end <= at {
                 continue;

@@ -30,6 +30,7 @@ impl Fs {
         if new.kind == Kind::Symlink && new.target.is_empty() {
             return Err(Error::NotFound);
         }
+        self.throttle_files(who)?;
         let dir = self.cell(parent)?;
         if self.volume.resolve(&dir, &at.name)?.is_some() {
             return Err(Error::Exists);

@@ -30,6 +30,7 @@ pub(super) struct Handles {
 impl Handles {
     pub fn open(&self, h: Handle) -> u64 {
         h.cell.opens.fetch_add(1, Ordering::AcqRel);
+        h.cell.used.store(true, Ordering::Relaxed);
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         self.open.insert(id, Arc::new(h));
         id

@@ -124,7 +124,8 @@ impl Fs {
         let i = dir.read();
         let d = i.node.dir.as_ref().ok_or(Error::NotDirectory)?;
         let names = d.entries.iter().map(|(n, e)| (n.clone(), e.target)).collect();
-        Ok((names, d.complete || i.node.is_dead()))
+        // One listing is cheaper than to ask for each name whose inode left memory.
+        Ok((names, d.complete && d.kept == 0 || i.node.is_dead()))
     }
 
     pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<()> {

@@ -36,6 +36,7 @@ impl Fs {
         if req.size.is_some_and(|s| s > FILE_BYTES_MAX) {
             return Err(Error::FileTooLarge);
         }
+        self.throttle_files(who)?;
         let change = self.volume.change(&who.client.slot);
         change.track(&cell)?;
         let mut locked = Locked::new(&[&cell]);

@@ -1,5 +1,6 @@
 //! Space and backpressure: writers slow down smoothly from 80 % of the log, the heaviest first, then
-//! wait while the backing drains, then get ENOSPC at the call that does not fit.
+//! wait while the backing drains, then get ENOSPC at the call that does not fit. The same for files
+//! with changes, which take memory.
 
 use super::{Fs, Who};
 use crate::backing::BackingSpace;
@@ -15,6 +16,10 @@ use std::time::Duration;
 const SOFT: f64 = 0.8;
 /// The longest delay of one write, at 100 %.
 const DELAY_MAX: Duration = Duration::from_millis(200);
+/// Crowding of the inodes in memory from which programs that change more and more files slow down.
+const CROWDED: f64 = 0.5;
+/// The longest delay of one change of another file, at 100 %.
+const CROWD_DELAY_MAX: Duration = Duration::from_millis(20);
 /// A writer waits for space as long as something drains; this long without any progress it is told.
 const STALL: Duration = Duration::from_secs(25);
 
@@ -43,7 +48,22 @@ impl Fs {
         }
         self.wake_writeback();
         let over = ((fill - SOFT) / (1.0 - SOFT)).min(1.0);
-        let delay = DELAY_MAX.mul_f64(over * over * self.share(who, bytes));
+        self.delay(who, DELAY_MAX.mul_f64(over * over * self.share(who, bytes)))
+    }
+
+    /// Slows down who changes one file after the other when too many wait for the writeback. Errors:
+    /// `WouldBlock` where it may not wait.
+    pub(super) fn throttle_files(&self, who: &Who) -> Result<()> {
+        let crowding = self.volume.crowding();
+        if crowding < CROWDED {
+            return Ok(());
+        }
+        self.wake_writeback();
+        let over = ((crowding - CROWDED) / (1.0 - CROWDED)).min(1.0);
+        self.delay(who, CROWD_DELAY_MAX.mul_f64(over * over))
+    }
+
+    fn delay(&self, who: &Who, delay: Duration) -> Result<()> {
         if delay < Duration::from_micros(20) {
             return Ok(());
         }
@@ -93,9 +113,9 @@ impl Fs {
         }
     }
 
-    fn progress(&self) -> (u64, u64) {
+    fn progress(&self) -> (u64, u64, usize) {
         let v = &self.volume;
-        (v.stored_bytes.load(Ordering::Relaxed), v.checkpointed().0)
+        (v.stored_bytes.load(Ordering::Relaxed), v.checkpointed().0, v.inodes())
     }
 
     /// Space of the store, asked at most once a second.

@@ -7,6 +7,7 @@ mod convert;
 mod pool;
 mod reply;
 mod session;
+mod trim;
 
 pub use caller::Callers;
 pub use session::{Served, serve};

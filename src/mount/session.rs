@@ -3,18 +3,21 @@
 use super::adapter::Adapter;
 use super::caller::Callers;
 use super::pool::Pool;
+use super::trim::Trimmer;
 use crate::fs::Fs;
 use crate::sys::fusemount::{MountOptions, mount_fuse};
-use crate::sys::worker::spawn;
+use crate::sys::worker::{Bell, Worker, spawn};
 use fuser::{Config, Session, SessionACL};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A served mount.
 pub struct Served {
     thread: JoinHandle<io::Result<()>>,
+    _trimmer: Worker,
 }
 
 impl Served {
@@ -32,6 +35,9 @@ impl Served {
 /// a stream faster and everyone else wait (docs/BENCHMARKS.md, isolation).
 pub(super) const WRITE_BYTES_MAX: u32 = 128 << 10;
 
+/// How often it is looked whether too many inodes are in memory.
+const TRIM_EVERY: Duration = Duration::from_millis(250);
+
 /// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
 /// Errors: one line for people.
 pub fn serve(
@@ -42,16 +48,19 @@ pub fn serve(
     threads: usize,
 ) -> io::Result<Served> {
     let fd = mount_fuse(mountpoint, options)?;
+    let (volume, device) = (fs.volume.clone(), fd.try_clone()?);
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let adapter = Adapter { fs, callers, pool: Pool::default() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
+    let mut trimmer = Trimmer::new(volume, device, session.notifier());
+    let trimmer = Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || trimmer.step())?;
     let thread = spawn("forelog-fuse", move || {
         // Inherited by the session's threads: one client's stream must not hold up another's fsync.
         crate::sys::limits::short_turns(0);
         session.run()
     })?;
-    Ok(Served { thread })
+    Ok(Served { thread, _trimmer: trimmer })
 }

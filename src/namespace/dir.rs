@@ -25,6 +25,8 @@ pub struct Dir {
     pub version: u64,
     /// Entries whose `lsn` is set.
     pub dirty: usize,
+    /// Clean names that stay only because all are here: their inodes left memory.
+    pub kept: usize,
 }
 
 impl Dir {
@@ -59,12 +61,27 @@ impl Dir {
         }
     }
 
-    /// Drops a clean name from memory.
-    pub fn forget(&mut self, name: &Name) {
-        if !self.complete && self.entries.get(name).is_some_and(|e| e.lsn == Lsn::NONE) {
-            self.entries.remove(name);
-            self.version += 1;
+    /// The inode of a clean name left memory: so does the name, unless all names are here. Returns
+    /// whether it stays.
+    pub fn forget(&mut self, name: &Name) -> bool {
+        if self.entries.get(name).is_none_or(|e| e.lsn != Lsn::NONE) {
+            return false;
         }
+        if self.complete {
+            self.kept += 1;
+            return true;
+        }
+        self.entries.remove(name);
+        self.version += 1;
+        false
+    }
+
+    /// Knows all names no longer: drops the clean ones whose inode is not `here`, the backing has them.
+    pub fn open_up(&mut self, here: impl Fn(InodeId) -> bool) {
+        self.complete = false;
+        self.kept = 0;
+        self.version += 1;
+        self.entries.retain(|_, e| e.lsn != Lsn::NONE || e.target.is_some_and(&here));
     }
 
     /// The latest unstored records of all names, one a segment: what emptiness depends on.

@@ -115,6 +115,9 @@ impl Change<'_> {
         class: Class,
     ) -> Result<usize> {
         let v = self.volume;
+        if matches!(m, Mutation::Create { .. }) && v.crowding() >= 1.0 {
+            return Err(Error::Full);
+        }
         let wall_ns = v.clock.wall_ns();
         let mut body = Vec::with_capacity(96);
         m.encode(&mut body);

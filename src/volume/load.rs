@@ -116,6 +116,10 @@ impl Volume {
         let cell = match self.table.get(ino) {
             Some(c) => c,
             None => {
+                if d.complete && d.kept > 0 && d.entries.get(name).is_some_and(|e| e.target == Some(ino)) {
+                    d.kept -= 1;
+                    self.kept_names.fetch_sub(1, Ordering::Relaxed);
+                }
                 let mut node = Node::new(ino, stat.attr);
                 node.parents.push(key.clone());
                 self.table.insert(Cell::new(node))
@@ -193,10 +197,14 @@ impl Volume {
             return;
         }
         places.forget(cell.id);
+        if let Some(d) = locked.get(cell.id).and_then(|i| i.node.dir.as_ref()) {
+            self.kept_names.fetch_sub(d.kept as i64, Ordering::Relaxed);
+        }
         if let Some(k) = key
             && let Some(d) = locked.get_mut(k.parent).and_then(|p| p.node.dir.as_mut())
+            && d.forget(&k.name)
         {
-            d.forget(&k.name);
+            self.kept_names.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -20,9 +20,9 @@ mod settle;
 mod stored;
 mod sync;
 mod table;
-
 #[cfg(test)]
 mod tests;
+mod trim;
 
 pub use apply::without_suid;
 pub use commit::{Change, Data};
@@ -33,6 +33,7 @@ pub use load::valid_name;
 pub use recover::{Opened, Report};
 pub use stored::{Snapshot, SnapshotPiece};
 pub use table::{Cell, Inode, Locked};
+pub use trim::{INODES_MAX, NAMES_MAX, Surplus};
 
 use crate::backing::Backing;
 use crate::namespace::{Place, Places};
@@ -73,6 +74,8 @@ pub struct Volume {
     /// Content bytes in the log that the backing does not have.
     pub dirty_bytes: AtomicI64,
     pub absorbed_bytes: AtomicU64,
+    /// Names in memory whose inodes are not (`Dir::kept`).
+    kept_names: AtomicI64,
     pub stored_bytes: AtomicU64,
     /// Rung when segments were recycled.
     space: (Mutex<u64>, Condvar),

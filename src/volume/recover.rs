@@ -332,6 +332,7 @@ fn assemble(
         system: Arc::new(ClientSlot::new(ClientId(0), 0)),
         dirty_bytes: AtomicI64::new(0),
         absorbed_bytes: AtomicU64::new(0),
+        kept_names: AtomicI64::new(0),
         stored_bytes: AtomicU64::new(0),
         space: Default::default(),
         checkpointing: Mutex::new(()),

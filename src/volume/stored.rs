@@ -205,8 +205,8 @@ impl Volume {
         if let Some(c) = self.table.get(dir)
             && let Some(d) = &mut c.write().node.dir
         {
-            d.complete = false;
-            d.version += 1;
+            self.kept_names.fetch_sub(d.kept as i64, std::sync::atomic::Ordering::Relaxed);
+            d.open_up(|_| true);
         }
     }
 

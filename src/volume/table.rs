@@ -23,6 +23,8 @@ pub struct Cell {
     pub lookups: AtomicU64,
     /// Open handles.
     pub opens: AtomicU32,
+    /// Looked up or opened since the last search for what to drop.
+    pub used: AtomicBool,
     /// The checkpoint or a record since then says who it is.
     pub tracked: AtomicBool,
     /// Counts the names of it that were found in the backing.
@@ -38,6 +40,7 @@ impl Cell {
             id: node.id,
             lookups: AtomicU64::new(0),
             opens: AtomicU32::new(0),
+            used: AtomicBool::new(true),
             tracked: AtomicBool::new(false),
             found: AtomicU32::new(0),
             inner: RwLock::new(Inode { node, map: Map::default() }),
@@ -104,6 +107,7 @@ impl Table {
         match self.cells.get(&cell.id) {
             Some(c) if Arc::ptr_eq(&c, cell) => {
                 c.lookups.fetch_add(1, Ordering::AcqRel);
+                c.used.store(true, Ordering::Relaxed);
                 true
             }
             _ => false,

@@ -29,8 +29,14 @@ const BATCH_INODES: usize = 512;
 const BATCH_BYTES: u64 = 64 << 20;
 /// Fill of the log from which everything is drained, whatever its age.
 const FILL_HIGH: f64 = 0.5;
+/// As `FILL_HIGH`, of the inodes in memory. Looking at many files reaches a little of it.
+const CROWDED: f64 = 0.25;
 /// A checkpoint at least this often while there is something to recycle.
 const CHECKPOINT_EVERY_NS: u64 = 10_000_000_000;
+/// Fill from which every segment is taken back as soon as it can be.
+const FILL_URGENT: f64 = 0.8;
+/// Between two checkpoints, times as long as the last one took.
+const CHECKPOINT_REST: u64 = 3;
 
 /// What can be set.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +139,9 @@ pub struct Writeback {
     changed: HashSet<EntryKey>,
     /// Names for staged objects.
     next_name: u64,
+    /// When the last checkpoint ended, and how long it took.
     checkpoint_ns: u64,
+    checkpoint_took_ns: u64,
     /// Monotonic time before which the upload limit allows nothing more.
     not_before_ns: u64,
 }
@@ -148,6 +156,7 @@ impl Writeback {
             changed: HashSet::new(),
             next_name: 0,
             checkpoint_ns: 0,
+            checkpoint_took_ns: 0,
             not_before_ns: 0,
         }
     }
@@ -176,7 +185,7 @@ impl Writeback {
         if now < self.not_before_ns {
             return Duration::from_nanos(self.not_before_ns - now).min(idle);
         }
-        let full = self.fill() > FILL_HIGH;
+        let full = self.is_tight();
         if full {
             self.volume.wal.seal_older(200_000_000);
         }
@@ -220,6 +229,11 @@ impl Writeback {
         pool.counts().busy_bytes as f64 / pool.limits.capacity.max(1) as f64
     }
 
+    /// The log or the memory for files with changes is filling up.
+    fn is_tight(&self) -> bool {
+        self.fill() > FILL_HIGH || self.volume.crowding() > CROWDED
+    }
+
     /// Takes a checkpoint when enough segments could be recycled by it.
     fn recycle(&mut self, now: u64) {
         let idle = self.reclaimable();
@@ -228,15 +242,19 @@ impl Writeback {
             return;
         }
         let capacity = self.volume.wal.pool.limits.capacity;
+        let last = self.shared.is_draining() && self.volume.dirty.is_empty();
         let worth = idle >= capacity / 16
-            || self.fill() > FILL_HIGH
-            || self.shared.is_draining() && self.volume.dirty.is_empty()
+            || idle >= capacity / 64 && self.fill() > FILL_HIGH
+            || self.fill() > FILL_URGENT
             || now.saturating_sub(self.checkpoint_ns) > CHECKPOINT_EVERY_NS;
-        if worth {
-            self.checkpoint_ns = now;
+        // With many files that wait it takes long: most of the time is for them.
+        let rested = now.saturating_sub(self.checkpoint_ns) >= CHECKPOINT_REST * self.checkpoint_took_ns;
+        if last || worth && rested {
             if let Err(e) = self.volume.checkpoint() {
                 log::error!("taking a checkpoint failed: {e:?}; the log keeps its segments");
             }
+            self.checkpoint_ns = self.volume.clock.monotonic_ns();
+            self.checkpoint_took_ns = self.checkpoint_ns - now;
         }
     }
 

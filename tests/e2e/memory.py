@@ -1,5 +1,7 @@
 """Resident memory of the gateway while and after many files are written through a log smaller than they are.
 
+Then the same for many files that are only looked at, and for many names made in one directory.
+
 Long form: 10 GB in 100,000 files with a 1 GiB log. Short form: 1 GB in 10,000 files with a 128 MiB log. The limit is the same.
 """
 import os
@@ -10,6 +12,8 @@ from harness import FAKE, LONG, Suite, wait_until
 
 LIMIT = 256 << 20
 FILES, LOG = (100_000, "1GiB") if LONG else (10_000, "128MiB")
+SEEN = 400_000 if LONG else 150_000
+MADE = 300_000 if LONG else 20_000
 SIZE = 100_000
 POOL = random.Random(1).randbytes(SIZE * 2)
 
@@ -50,8 +54,42 @@ def verify(top, every):
     return bad
 
 
+def crowd(s):
+    """More files in the backing than inodes may be in memory, all looked at; more names than may be kept, all made here."""
+    g = s.gateway("crowd", "--log-size", "1GiB", "--writeback-age", "2s")
+    for d in range(SEEN // 1000):
+        os.makedirs(f"{g.backing}/seen/{d}")
+        for i in range(1000):
+            os.close(os.open(f"{g.backing}/seen/{d}/{i}", os.O_CREAT | os.O_WRONLY))
+    g.mount()
+    pid = g.status().get("pid", 0)
+    found = sum(e.stat().st_size == 0 for d in os.scandir(f"{g.mnt}/seen") for e in os.scandir(d.path))
+    s.check(found == SEEN, f"{SEEN} files of the backing are found", found)
+    s.check(memory(pid, "VmHWM") < LIMIT or FAKE, f"looking at them took {memory(pid, 'VmHWM') >> 20} MiB")
+    again = sum(os.path.exists(f"{g.mnt}/seen/{d}/{i}") for d in range(0, SEEN // 1000, 7) for i in range(0, 1000, 13))
+    s.check(again == len(range(0, SEEN // 1000, 7)) * len(range(0, 1000, 13)), "and are found again", again)
+    os.mkdir(f"{g.mnt}/made")
+    for i in range(MADE):
+        with open(f"{g.mnt}/made/{i}", "wb", buffering=0) as f:
+            f.write(b"%d" % i)
+    g.flush() if FAKE else g.run("flush", g.mnt, timeout=900)
+    s.check(memory(pid, "VmHWM") < LIMIT or FAKE, f"making {MADE} names took {memory(pid, 'VmHWM') >> 20} MiB")
+    names = os.listdir(f"{g.mnt}/made")
+    s.check(sorted(map(int, names)) == list(range(MADE)), "all are listed once", len(names))
+    refused = 0
+    for i in range(0, MADE, MADE // 100):
+        try:
+            os.close(os.open(f"{g.mnt}/made/{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            refused += 1
+    s.check(refused == 100, "none can be made again", refused)
+    r = g.umount("--timeout", "20m", timeout=1300)
+    s.check(r.returncode == 0, "umount returns 0", r.stderr)
+
+
 def main():
     with Suite("memory") as s:
+        crowd(s)
         g = s.gateway("gw", "--log-size", LOG)
         g.mount()
         pid = g.status().get("pid", 0)

@@ -112,6 +112,10 @@ impl Programs {
         if self.dice.chance(80) {
             self.forget();
         }
+        if self.dice.chance(60) {
+            self.fs.volume.trim_names(0);
+            self.fs.volume.surplus(0);
+        }
         // To find the first operation after which something is wrong.
         if std::env::var_os("FORELOG_PARANOID").is_some() {
             self.verify()?;
