@@ -6,7 +6,7 @@ use crate::extents::{Extent, Source};
 use crate::format::mutation::{AttrSet, EntryKey, Mutation, decode_xattrs};
 use crate::namespace::places::PARKED;
 use crate::namespace::{Node, Place};
-use crate::types::{ByteRange, InodeId, Kind, Lsn, Pos, Stamp};
+use crate::types::{Attr, ByteRange, InodeId, Kind, Lsn, Pos, Stamp};
 use crate::wal::Segment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -100,7 +100,8 @@ impl Volume {
                 let Some(i) = locked.get_mut(*ino) else { return };
                 i.node.attr.size = i.node.attr.size.max(*size);
                 let e = Extent { len: *len, lsn: at.pos.lsn, source: Source::Zero };
-                self.place_extent(i, *offset, e);
+                let gone = self.place_extent(i, *offset, e);
+                i.node.attr.blocks = blocks(&i.node.attr, i.node.attr.blocks, gone);
                 self.content_changed(i, at);
             }
             Mutation::SetXattrs { ino } => {
@@ -279,8 +280,10 @@ impl Volume {
             Source::Damaged
         };
         self.dirty_bytes.fetch_add(c.len as i64, Ordering::Relaxed);
-        self.place_extent(i, offset, Extent { len: c.len, lsn: at.pos.lsn, source });
-        i.node.attr.size = i.node.attr.size.max(offset + c.len);
+        let gone = self.place_extent(i, offset, Extent { len: c.len, lsn: at.pos.lsn, source });
+        let a = &mut i.node.attr;
+        a.size = a.size.max(offset + c.len);
+        a.blocks = blocks(a, a.blocks + c.len.div_ceil(512), gone);
         if clear_suid {
             i.node.attr.mode = without_suid(i.node.attr.mode);
             i.node.meta_lsn = at.pos.lsn;
@@ -312,7 +315,7 @@ impl Volume {
             }
             i.node.data_lsn = at.pos.lsn;
         }
-        i.node.attr.blocks = i.node.attr.size.div_ceil(512);
+        i.node.attr.blocks = blocks(&i.node.attr, i.node.attr.blocks, 0);
         i.node.meta_lsn = at.pos.lsn;
         i.node.last = at.pos;
         self.mark_dirty(&mut i.node, at.wall_ns);
@@ -322,14 +325,19 @@ impl Volume {
         let now = Stamp::from_ns(at.wall_ns);
         let n = &mut i.node;
         (n.attr.mtime, n.attr.ctime) = (now, now);
-        n.attr.blocks = n.attr.size.div_ceil(512);
         (n.data_lsn, n.meta_lsn) = (at.pos.lsn, at.pos.lsn);
         n.last = at.pos;
         self.mark_dirty(n, at.wall_ns);
     }
 
-    fn place_extent(&self, i: &mut Inode, start: u64, e: Extent) {
-        i.map.insert(start, e, &mut |gone| self.superseded(gone));
+    /// Returns the bytes of content in the log that it took the place of.
+    fn place_extent(&self, i: &mut Inode, start: u64, e: Extent) -> u64 {
+        let mut bytes = 0;
+        i.map.insert(start, e, &mut |gone| {
+            self.superseded(gone);
+            bytes += if gone.source == Source::Zero { 0 } else { gone.len };
+        });
+        bytes
     }
 
     fn drop_extents(&self, i: &mut Inode, range: ByteRange) {
@@ -405,6 +413,12 @@ impl Volume {
         n.dirty_since_ns = wall_ns;
         self.dirty.push(wall_ns, n.id);
     }
+}
+
+/// Allocated 512-byte blocks after a change: about what the backing will say. Where its file has holes
+/// under what was overwritten it is not known how many.
+fn blocks(a: &Attr, with: u64, gone: u64) -> u64 {
+    with.saturating_sub(gone / 512).min(a.size.div_ceil(4096) * 8)
 }
 
 /// What a write by another than root leaves of a mode: setuid goes, setgid too where it means that.
