@@ -37,6 +37,8 @@ const CHECKPOINT_EVERY_NS: u64 = 10_000_000_000;
 const FILL_URGENT: f64 = 0.8;
 /// Between two checkpoints, times as long as the last one took.
 const CHECKPOINT_REST: u64 = 3;
+/// But no longer: whoever waits for space gives up after 25 s without any.
+const CHECKPOINT_REST_MAX_NS: u64 = 5_000_000_000;
 
 /// What can be set.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +199,7 @@ impl Writeback {
             more = self.batch(items);
             self.pace(now, self.shared.bytes.load(Ordering::Relaxed) - bytes_before);
         }
-        self.recycle(now);
+        self.recycle(self.volume.clock.monotonic_ns());
         if more { Duration::ZERO } else { idle }
     }
 
@@ -248,13 +250,14 @@ impl Writeback {
             || self.fill() > FILL_URGENT
             || now.saturating_sub(self.checkpoint_ns) > CHECKPOINT_EVERY_NS;
         // With many files that wait it takes long: most of the time is for them.
-        let rested = now.saturating_sub(self.checkpoint_ns) >= CHECKPOINT_REST * self.checkpoint_took_ns;
+        let rest = (CHECKPOINT_REST * self.checkpoint_took_ns).min(CHECKPOINT_REST_MAX_NS);
+        let rested = now.saturating_sub(self.checkpoint_ns) >= rest;
         if last || worth && rested {
             if let Err(e) = self.volume.checkpoint() {
                 log::error!("taking a checkpoint failed: {e:?}; the log keeps its segments");
             }
             self.checkpoint_ns = self.volume.clock.monotonic_ns();
-            self.checkpoint_took_ns = self.checkpoint_ns - now;
+            self.checkpoint_took_ns = self.checkpoint_ns.saturating_sub(now);
         }
     }
 

@@ -296,23 +296,12 @@ def moved(s, g, at):
         os.fsync(f.fileno())
         f.seek(0)
         s.check(f.read() == "AFT", "and is written, cut and synced")
-    fd = os.open(at, os.O_TMPFILE | os.O_RDWR, 0o600) if hasattr(os, "O_TMPFILE") and can_tmpfile(at) else None
-    if fd is not None:
-        os.close(fd)
     locks(s, at)
     t = time.monotonic()
     put(at + "/rr/f", "x")
     with open(at + "/rr/f") as f:
         g.flush()
         s.check(FAKE or f.read() == "x", f"a flush with files open ({time.monotonic() - t:.1f} s)")
-
-
-def can_tmpfile(at):
-    try:
-        os.close(os.open(at, os.O_TMPFILE | os.O_RDWR, 0o600))
-        return True
-    except OSError:
-        return False
 
 
 def hold(path, kind):
