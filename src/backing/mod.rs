@@ -62,6 +62,37 @@ pub struct BackingSpace {
     pub name_bytes_max: u32,
 }
 
+/// What a store takes. A change beyond is refused when a program asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of names and values that the extended attributes of one object may have in all; 0: none.
+    pub xattr_bytes_max: usize,
+    /// Size of the largest file.
+    pub file_bytes_max: u64,
+    /// Names that one file may have; 1: no hard links.
+    pub links_max: u32,
+    /// Bytes of one name.
+    pub name_bytes_max: usize,
+    /// Whether it has symlinks.
+    pub symlinks: bool,
+    /// Whether it has fifos, sockets and device nodes.
+    pub special: bool,
+}
+
+impl Limits {
+    /// Most names of one file in any store (ext4's limit).
+    pub const LINKS_MAX: u32 = 65_000;
+    /// A store that takes what the kernel can ask for, but no extended attributes.
+    pub const NONE: Limits = Limits {
+        xattr_bytes_max: 0,
+        file_bytes_max: i64::MAX as u64,
+        links_max: Limits::LINKS_MAX,
+        name_bytes_max: crate::types::NAME_BYTES_MAX,
+        symlinks: true,
+        special: true,
+    };
+}
+
 /// An extended attribute.
 pub type Xattr = (Name, Vec<u8>);
 
@@ -127,9 +158,9 @@ pub trait Backing: Send + Sync {
         true
     }
 
-    /// Bytes of names and values that the extended attributes of one object may have in all; 0: none.
-    fn xattr_bytes_max(&self) -> usize {
-        0
+    /// What the store takes, as `prepare` found it.
+    fn limits(&self) -> Limits {
+        Limits::NONE
     }
 
     // -- reads

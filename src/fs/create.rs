@@ -30,6 +30,14 @@ impl Fs {
         if new.kind == Kind::Symlink && new.target.is_empty() {
             return Err(Error::NotFound);
         }
+        let takes = match new.kind {
+            Kind::Symlink => self.limits.symlinks,
+            Kind::File | Kind::Dir => true,
+            _ => self.limits.special,
+        };
+        if !takes {
+            return Err(Error::NotPermitted);
+        }
         self.throttle_files(who)?;
         let dir = self.cell(parent)?;
         if self.volume.resolve(&dir, &at.name)?.is_some() {

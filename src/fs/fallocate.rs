@@ -1,6 +1,5 @@
 //! fallocate: allocate, keep size, punch, zero.
 
-use super::setattr::FILE_BYTES_MAX;
 use super::{Fs, Who, is_file};
 use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId};
@@ -20,7 +19,7 @@ impl Fs {
         {
             return Err(Error::NotSupported);
         }
-        let end = offset.checked_add(len).filter(|&e| e <= FILE_BYTES_MAX);
+        let end = offset.checked_add(len).filter(|&e| e <= self.limits.file_bytes_max);
         let end = end.ok_or(Error::FileTooLarge)?;
         if len == 0 {
             return Err(Error::Invalid);

@@ -1,7 +1,6 @@
 //! open, read, write, fsync, flush, release, lseek, copy_file_range.
 
 use super::handles::Handle;
-use super::setattr::FILE_BYTES_MAX;
 use super::{Fs, Who, is_file};
 use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId, Kind, Lsn};
@@ -87,7 +86,8 @@ impl Fs {
     }
 
     /// Writes `data[*done..]` at `offset + *done`, counting `done` up, so that a second run of a write
-    /// that had to wait goes on where the first stopped.
+    /// that had to wait goes on where the first stopped. Returns how much of `data` is written: less than
+    /// all of it at the size of the largest file.
     pub fn write(
         &self,
         who: &Who,
@@ -96,12 +96,14 @@ impl Fs {
         data: &[u8],
         clear_suid: bool,
         done: &mut usize,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.writable()?;
         is_file(cell)?;
-        if offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX {
+        let room = self.limits.file_bytes_max.saturating_sub(offset);
+        if room == 0 && !data.is_empty() {
             return Err(Error::FileTooLarge);
         }
+        let data = &data[..room.min(data.len() as u64) as usize];
         self.throttle(who, data.len() - *done)?;
         let ino = cell.id;
         while *done < data.len() {
@@ -115,7 +117,7 @@ impl Fs {
         who.client.requests.fetch_add(1, Ordering::Relaxed);
         who.client.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         self.sample(who, ino, How::Write, data.len() as u32);
-        Ok(())
+        Ok(data.len())
     }
 
     /// Makes an inode, all it depends on, and all that the caller wrote before durable in the log.
@@ -185,7 +187,9 @@ impl Fs {
             let mut part = 0;
             let r = self.write(who, &dst, to_offset + *done, &bytes, who.uid != 0, &mut part);
             *done += part as u64;
-            r?;
+            if r? < bytes.len() {
+                break;
+            }
         }
         Ok(*done)
     }

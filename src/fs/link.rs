@@ -6,9 +6,6 @@ use crate::types::{InodeId, Kind};
 use crate::volume::{Data, Error, Locked, Result};
 use crate::wal::Class;
 
-/// Most names of one inode (ext4's limit).
-const LINKS_MAX: u32 = 65_000;
-
 impl Fs {
     /// Gives an inode a further name; the kernel holds a reference afterwards.
     pub fn link(&self, who: &Who, ino: InodeId, parent: InodeId, name: &[u8]) -> Result<Located> {
@@ -30,8 +27,9 @@ impl Fs {
             if i.node.is_dead() {
                 return Err(Error::NotFound);
             }
-            if i.node.attr.nlink >= LINKS_MAX {
-                return Err(Error::TooManyLinks);
+            if i.node.attr.nlink >= self.limits.links_max {
+                let none = self.limits.links_max == 1;
+                return Err(if none { Error::NotPermitted } else { Error::TooManyLinks });
             }
             let p = locked.get(parent).ok_or(Error::Stale)?;
             if p.node.is_dead() {

@@ -27,6 +27,7 @@ pub use readdir::{DirItem, Listing};
 pub use setattr::{SetAttrRequest, When};
 pub use space::Pressure;
 
+use crate::backing::Limits;
 use crate::format::mutation::EntryKey;
 use crate::history::{History, Sample};
 use crate::types::{Attr, How, InodeId, Kind, Name};
@@ -56,12 +57,15 @@ pub struct Fs {
     handles: handles::Handles,
     pub pressure: space::Pressure,
     pub read_only: bool,
+    /// What the backing takes.
+    limits: Limits,
     pub meter: meter::Meter,
 }
 
 impl Fs {
     pub fn new(volume: Arc<Volume>, history: Arc<History>, clients: Arc<Clients>, read_only: bool) -> Fs {
         Fs {
+            limits: volume.backing.limits(),
             volume,
             history,
             clients,
@@ -79,6 +83,9 @@ impl Fs {
 
     fn key(&self, parent: InodeId, name: &[u8]) -> Result<EntryKey> {
         valid_name(parent, name)?;
+        if name.len() > self.limits.name_bytes_max {
+            return Err(Error::NameTooLong);
+        }
         Ok(EntryKey { parent, name: name.into() })
     }
 

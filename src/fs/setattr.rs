@@ -6,9 +6,6 @@ use crate::types::{How, InodeId, Kind, Stamp};
 use crate::volume::{Data, Error, Locked, Result, without_suid};
 use crate::wal::Class;
 
-/// Largest file: what the kernel's signed offsets reach.
-pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
-
 /// A time to set.
 #[derive(Clone, Copy, Debug)]
 pub enum When {
@@ -33,7 +30,7 @@ impl Fs {
     pub fn setattr(&self, who: &Who, ino: InodeId, req: &SetAttrRequest) -> Result<Located> {
         self.writable()?;
         let cell = self.cell(ino)?;
-        if req.size.is_some_and(|s| s > FILE_BYTES_MAX) {
+        if req.size.is_some_and(|s| s > self.limits.file_bytes_max) {
             return Err(Error::FileTooLarge);
         }
         self.throttle_files(who)?;

@@ -46,7 +46,7 @@ impl Fs {
         if name.len() > NAME_MAX {
             return Err(Error::RangeTooSmall);
         }
-        let room = self.volume.backing.xattr_bytes_max();
+        let room = self.limits.xattr_bytes_max;
         if room == 0 {
             return Err(Error::NotSupported);
         }

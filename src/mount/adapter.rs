@@ -269,11 +269,10 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let mut done = 0;
         let fs = self.fs.clone();
-        let len = data.len();
         let now = patience::impatient(|| fs.write(&who, &h.cell, offset, data, kill, &mut done));
         let finish = {
             let (who, h, fs) = (who.clone(), h.clone(), fs.clone());
-            move |r: Result<()>| written(fs, who, h, start, len, reply, r)
+            move |r: Result<usize>| written(fs, who, h, start, reply, r)
         };
         match now {
             Err(Error::WouldBlock | Error::Full) => {

@@ -92,13 +92,13 @@ pub(super) fn written(
     who: Who,
     h: Arc<crate::fs::Handle>,
     start: u64,
-    len: usize,
     reply: ReplyWrite,
-    r: Result<()>,
+    r: Result<usize>,
 ) {
-    if let Err(e) = r {
-        return reply.error(code(&e));
-    }
+    let len = match r {
+        Ok(n) => n,
+        Err(e) => return reply.error(code(&e)),
+    };
     fs.meter.note(Verb::Write, len as u64, fs.volume.clock.monotonic_ns() - start);
     if !h.sync {
         return reply.written(len as u32);

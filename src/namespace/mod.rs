@@ -1,6 +1,7 @@
 //! F2: the inodes and names as programs see them: the backing's, changed by what the log holds.
 
 mod dir;
+mod names;
 mod node;
 pub mod places;
 

@@ -5,9 +5,9 @@
 //! Invariants: a name holds at most one object; an object number belongs to at most one inode; a
 //! directory has one name.
 
+use super::names::Names;
 use crate::format::mutation::EntryKey;
 use crate::types::{BackingId, InodeId, Name};
-use smallvec::SmallVec;
 use std::collections::HashMap;
 
 /// A place in the backing.
@@ -19,7 +19,7 @@ pub struct Place {
 
 struct Object {
     id: BackingId,
-    names: SmallVec<[EntryKey; 1]>,
+    names: Names,
 }
 
 /// The tree of places, and which inode an object of the backing is.
@@ -63,6 +63,11 @@ impl Places {
         self.objects.get(&ino).map_or(&[], |o| &o.names)
     }
 
+    /// Whether an inode is known to stand under this name, among others.
+    pub fn has_name(&self, ino: InodeId, key: &EntryKey) -> bool {
+        self.objects.get(&ino).is_some_and(|o| o.names.contains(key))
+    }
+
     /// All known objects with their names.
     pub fn objects(&self) -> impl Iterator<Item = (InodeId, &[EntryKey])> {
         self.objects.iter().map(|(&ino, o)| (ino, &o.names[..]))
@@ -94,10 +99,8 @@ impl Places {
             self.unset(key);
             self.below.entry(key.parent).or_default().insert(key.name.clone(), ino);
         }
-        if let Some(o) = self.objects.get_mut(&ino)
-            && !o.names.contains(key)
-        {
-            o.names.push(key.clone());
+        if let Some(o) = self.objects.get_mut(&ino) {
+            o.names.add(key);
         }
     }
 
@@ -117,7 +120,7 @@ impl Places {
         if id.0 != ino.0 {
             self.numbers.insert(id, ino);
         }
-        self.objects.entry(ino).or_insert_with(|| Object { id, names: SmallVec::new() });
+        self.objects.entry(ino).or_insert_with(|| Object { id, names: Names::default() });
     }
 
     /// Nothing stands under `key` any more. Returns what stood there.
@@ -128,17 +131,15 @@ impl Places {
             self.below.remove(&key.parent);
         }
         if let Some(o) = self.objects.get_mut(&ino) {
-            o.names.retain(|k| k != key);
+            o.names.remove(key);
         }
         Some(ino)
     }
 
     /// The object is gone from the backing, with all its names.
     pub fn drop_object(&mut self, ino: InodeId) {
-        let Some(o) = self.objects.get(&ino) else { return };
-        for key in o.names.clone() {
-            self.unset(&key);
-        }
+        let Some(names) = self.objects.get(&ino).map(|o| o.names.to_vec()) else { return };
+        names.iter().for_each(|key| drop(self.unset(key)));
         if let Some(o) = self.objects.remove(&ino)
             && self.numbers.get(&o.id) == Some(&ino)
         {

@@ -2,6 +2,7 @@
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// `struct sched_attr` of the kernel, its first version.
 #[repr(C)]
@@ -37,6 +38,15 @@ pub fn raise_open_files() -> io::Result<u64> {
 pub fn set_io_flusher() -> bool {
     // SAFETY: this prctl takes plain numbers and touches no memory of ours.
     unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1usize, 0usize, 0usize, 0usize) == 0 }
+}
+
+/// Most names of one file on the filesystem of `fd`, where the C library knows it (fpathconf(3)); what it says of a
+/// filesystem that it does not know (127) is no answer.
+pub fn links_max(fd: BorrowedFd<'_>) -> Option<u32> {
+    const UNKNOWN: i64 = 127;
+    // SAFETY: takes a descriptor, which is open for the call, and a plain number.
+    let n = unsafe { libc::fpathconf(fd.as_raw_fd(), libc::_PC_LINK_MAX) };
+    u32::try_from(n.min(i64::from(u32::MAX))).ok().filter(|_| n > UNKNOWN)
 }
 
 /// Asks for short turns for the calling thread and those it starts: it is woken sooner, and gives way

@@ -3,7 +3,7 @@
 
 use super::plug::{Plug, Trouble};
 use crate::backing::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
     NewObject, Piece, Update, Xattr, parked_path, staged_path,
 };
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
@@ -227,8 +227,8 @@ impl Backing for MemBacking {
     fn remote(&self) -> bool {
         false
     }
-    fn xattr_bytes_max(&self) -> usize {
-        4096
+    fn limits(&self) -> Limits {
+        Limits { xattr_bytes_max: 4096, ..Limits::NONE }
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {

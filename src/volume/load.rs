@@ -125,7 +125,7 @@ impl Volume {
                 self.table.insert(Cell::new(node))
             }
         };
-        if !places.names(ino).contains(&key) {
+        if !places.has_name(ino, &key) {
             places.set(ino, stat.id, &key);
             // The log may need to know this name of it: the next change says so.
             cell.found.fetch_add(1, Ordering::AcqRel);

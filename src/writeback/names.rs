@@ -13,6 +13,9 @@ use crate::types::{BackingId, InodeId, Kind, Lsn};
 use std::io;
 use std::sync::atomic::Ordering;
 
+/// Names of a file that are looked at for one that it has no more use for.
+const SOURCES: usize = 16;
+
 /// What stands under a name in the backing.
 struct Occupant {
     ino: InodeId,
@@ -199,7 +202,7 @@ impl Writeback {
         id: BackingId,
         w: &mut Work,
     ) -> io::Result<bool> {
-        let sources = self.standing(ino)?;
+        let sources = self.standing(ino, SOURCES)?;
         let given_up = sources.iter().find(|s| self.is_given_up(&s.0, ino, w.upto));
         let volume = self.volume.clone();
         match (given_up, sources.first()) {
@@ -235,15 +238,21 @@ impl Writeback {
         }
     }
 
-    /// The names under which an inode really stands in the backing; others are struck out. After a death
-    /// the log may still name some that the last batch took away.
-    pub(super) fn standing(&mut self, ino: InodeId) -> io::Result<Vec<(EntryKey, BackingPath, Kind)>> {
-        let (id, names) = {
-            let places = self.volume.places.read();
-            (places.id(ino), places.names(ino).to_vec())
-        };
-        let mut out = Vec::new();
-        for key in names {
+    /// Names under which an inode really stands in the backing, up to `enough` of them; those where it does
+    /// not are struck out. After a death the log may still name some that the last batch took away.
+    pub(super) fn standing(
+        &mut self,
+        ino: InodeId,
+        enough: usize,
+    ) -> io::Result<Vec<(EntryKey, BackingPath, Kind)>> {
+        let (mut out, mut at) = (Vec::new(), 0);
+        while out.len() < enough {
+            // What was struck out is no longer among them.
+            let (id, key) = {
+                let places = self.volume.places.read();
+                (places.id(ino), places.names(ino).get(at).cloned())
+            };
+            let Some(key) = key else { break };
             let stat = match self.path(&key) {
                 Some(p) => match self.volume.backing.stat(&p) {
                     Ok(s) => Some((s, p)),
@@ -255,7 +264,10 @@ impl Writeback {
                 None => None,
             };
             match stat {
-                Some((s, p)) if Some(s.id) == id => out.push((key, p, s.attr.kind)),
+                Some((s, p)) if Some(s.id) == id => {
+                    out.push((key, p, s.attr.kind));
+                    at += 1;
+                }
                 _ => {
                     let volume = self.volume.clone();
                     let _tree = volume.tree.write();
@@ -265,6 +277,10 @@ impl Writeback {
             }
         }
         Ok(out)
+    }
+
+    fn stands_once(&mut self, ino: InodeId) -> io::Result<bool> {
+        Ok(self.standing(ino, 2)?.len() == 1)
     }
 
     /// True when `ino` has no use for this name of the backing any more.
@@ -287,14 +303,14 @@ impl Writeback {
         w: &mut Work,
     ) -> io::Result<Way> {
         let here = |me: &Self| me.volume.places.read().under(key) == Some(o.ino);
-        if self.volume.is_open_or_named(o.ino) && self.standing(o.ino)?.len() == 1 {
+        if self.volume.is_open_or_named(o.ino) && self.stands_once(o.ino)? {
             for other in self.volume.names_of(o.ino).iter().filter(|k| *k != key) {
                 self.agree(other, w)?;
                 if !here(self) {
                     return Ok(Way::Free);
                 }
             }
-            if self.standing(o.ino)?.len() == 1 && (o.kind != Kind::Dir || self.volume.is_named(o.ino)) {
+            if self.stands_once(o.ino)? && (o.kind != Kind::Dir || self.volume.is_named(o.ino)) {
                 self.park(key, path, o, w)?;
                 return Ok(Way::Free);
             }
@@ -434,7 +450,7 @@ impl Writeback {
         let Some(path) = self.path(key) else { return Ok(()) };
         let Some(o) = self.look(key, &path)? else { return Ok(()) };
         if self.volume.is_open_or_named(o.ino)
-            && self.standing(o.ino)?.len() == 1
+            && self.stands_once(o.ino)?
             && self.volume.backing.stat(&path)?.attr.nlink < 2
         {
             return Ok(());

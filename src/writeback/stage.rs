@@ -82,7 +82,7 @@ impl Writeback {
     /// Changes a file or its attributes where it is.
     pub(super) fn update(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
         // Never into what something else put there.
-        let Some((_, path, _)) = self.standing(snap.ino)?.into_iter().next() else {
+        let Some((_, path, _)) = self.standing(snap.ino, 1)?.into_iter().next() else {
             return Err(lost(snap.ino));
         };
         if snap.attr.kind == Kind::File && snap.data != Lsn::NONE {

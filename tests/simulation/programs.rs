@@ -155,7 +155,7 @@ impl Programs {
                 let mut done = 0;
                 let at = want.len() as u64;
                 match self.fs.write(&self.who[1], &h.cell, at, &b, false, &mut done) {
-                    Ok(()) | Err(Error::Full) => {}
+                    Ok(_) | Err(Error::Full) => {}
                     Err(e) => return Err(format!("write to an open file: {e:?}")),
                 }
                 self.model.nodes[node].data.extend_from_slice(&b[..done]);
@@ -194,7 +194,7 @@ impl Programs {
                 fs.release(fh);
                 match r {
                     Err(Error::Full) => return Ok(Some(done)),
-                    r => r?,
+                    r => r.map(drop)?,
                 }
             }
             Op::Truncate { at, size } => {

@@ -19,7 +19,12 @@ impl DirectoryBacking {
     pub(super) fn prepare_now(&self) -> io::Result<()> {
         let tmp = self.make_ours()?;
         self.forget_staged();
-        empty(tmp.as_fd(), DEPTH_MAX)
+        empty(tmp.as_fd(), DEPTH_MAX)?;
+        if self.limits.get().is_none() {
+            // A second prepare finds the same.
+            let _ = self.limits.set(self.measure(tmp.as_fd())?);
+        }
+        Ok(())
     }
 
     /// Makes what is missing of `.forelog/`, closes it to others, and returns its `tmp`.
@@ -212,30 +217,4 @@ fn empty(dir: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
         }
     }
     names.iter().try_for_each(|name| remove_deep(dir, name, depth))
-}
-
-/// What kind of filesystem a backing is on.
-pub(super) struct StoreKind {
-    pub remote: bool,
-    pub xattr_bytes_max: usize,
-}
-
-/// Asks the filesystem what it is, and whether it takes extended attributes.
-pub(super) fn kind(root: &OwnedFd) -> io::Result<StoreKind> {
-    const EXT: i64 = 0xEF53;
-    const REMOTE: [i64; 8] =
-        [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x0102_1997, 0x00C3_6400, 0x6573_5546, 0x0BD0_0BD0];
-    let magic = rustix::fs::fstatfs(root)?.f_type as i64 & 0xFFFF_FFFF;
-    let mut probe = [0u8; 1];
-    let takes = !matches!(
-        rustix::fs::getxattr(beneath::magic_path(root.as_fd()), "user.forelog", &mut probe[..]),
-        Err(Errno::OPNOTSUPP)
-    );
-    // One block of ext4 holds all attributes of an inode; others take at least 64 KiB.
-    let xattr_bytes_max = match (takes, magic) {
-        (false, _) => 0,
-        (true, EXT) => 3900,
-        (true, _) => 64 << 10,
-    };
-    Ok(StoreKind { remote: REMOTE.contains(&magic), xattr_bytes_max })
 }

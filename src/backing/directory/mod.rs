@@ -8,6 +8,7 @@ mod access;
 mod attrs;
 mod change;
 mod house;
+mod limits;
 mod read;
 mod stage;
 mod sync;
@@ -15,7 +16,7 @@ mod sync;
 mod tests;
 
 use crate::backing::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
     NewObject, Update, Xattr,
 };
 use crate::sys::beneath;
@@ -40,7 +41,8 @@ pub struct DirectoryBacking {
     shown: String,
     /// It is reached over a network, so any call may take long.
     remote: bool,
-    xattr_bytes_max: usize,
+    /// What the filesystem takes; measured once, at the first `prepare`.
+    limits: OnceLock<Limits>,
     /// Who we are to the store: the owner of what we make (not always our uid, see NFS root squash).
     us: OnceLock<u32>,
     /// Written while a mode is widened for a moment (`access`), read while modes are looked at.
@@ -72,10 +74,9 @@ impl DirectoryBacking {
         if st.st_mode & 0o1002 == 0o002 {
             log::warn!("{}: any user can rename what is in this backing", root.display());
         }
-        let kind = house::kind(&fd)?;
         Ok(DirectoryBacking {
-            remote: kind.remote,
-            xattr_bytes_max: kind.xattr_bytes_max,
+            remote: limits::remote(&fd)?,
+            limits: OnceLock::new(),
             root: fd,
             dev: st.st_dev,
             shown: root.display().to_string(),
@@ -102,8 +103,8 @@ impl Backing for DirectoryBacking {
     fn remote(&self) -> bool {
         self.remote
     }
-    fn xattr_bytes_max(&self) -> usize {
-        self.xattr_bytes_max
+    fn limits(&self) -> Limits {
+        self.limits.get().copied().unwrap_or(Limits::NONE)
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {
