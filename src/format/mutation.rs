@@ -41,6 +41,16 @@ pub enum Mutation {
     Rename { from: EntryKey, to: EntryKey, ino: InodeId, replaced: Option<InodeId> },
     /// Two objects change places.
     Exchange { a: EntryKey, b: EntryKey, ino_a: InodeId, ino_b: InodeId },
+    /// `Rename`, and a character device 0:0 comes to be where `ino` was: what an overlay filesystem takes for a
+    /// deleted name of the layer below (RENAME_WHITEOUT of renameat2(2)).
+    Whiteout {
+        from: EntryKey,
+        to: EntryKey,
+        ino: InodeId,
+        replaced: Option<InodeId>,
+        white: InodeId,
+        attr: Attr,
+    },
     /// Bytes at an offset. Data: the bytes.
     Write { ino: InodeId, offset: u64, clear_suid: bool },
     /// Attributes, the size among them.
@@ -81,6 +91,7 @@ impl Mutation {
             Mutation::Stored { .. } => 14,
             Mutation::Placed { .. } => 15,
             Mutation::Closed => 16,
+            Mutation::Whiteout { .. } => 17,
         }
     }
 
@@ -108,6 +119,14 @@ impl Mutation {
                 put_key(&mut w, to);
                 w.u64(ino.0);
                 w.u64(replaced.map_or(0, |r| r.0));
+            }
+            Mutation::Whiteout { from, to, ino, replaced, white, attr } => {
+                put_key(&mut w, from);
+                put_key(&mut w, to);
+                w.u64(ino.0);
+                w.u64(replaced.map_or(0, |r| r.0));
+                w.u64(white.0);
+                put_attr(&mut w, attr);
             }
             Mutation::Exchange { a, b, ino_a, ino_b } => {
                 put_key(&mut w, a);
@@ -196,6 +215,14 @@ impl Mutation {
                 holds: Some((InodeId(r.u64()?), BackingId(r.u64()?))).filter(|h| h.0.0 != 0),
             },
             16 => Mutation::Closed,
+            17 => Mutation::Whiteout {
+                from: key(&mut r)?,
+                to: key(&mut r)?,
+                ino: ino(&mut r)?,
+                replaced: Some(r.u64()?).filter(|&n| n != 0).map(InodeId),
+                white: ino(&mut r)?,
+                attr: attr(&mut r)?,
+            },
             _ => return Err(Malformed("mutation: unknown kind")),
         };
         r.end()?;

@@ -74,7 +74,7 @@ impl Fs {
 
 /// Owner and group as `inode_init_owner`: a setgid directory hands its group down, and to
 /// directories its bit as well.
-fn new_attr(who: &Who, parent: &Attr, new: &New<'_>, now: Stamp) -> Attr {
+pub(super) fn new_attr(who: &Who, parent: &Attr, new: &New<'_>, now: Stamp) -> Attr {
     let inherits = parent.mode & 0o2000 != 0;
     let gid = if inherits { parent.gid } else { who.gid };
     let mut mode = new.mode & 0o7777;

@@ -1,14 +1,16 @@
-//! rename, with RENAME_NOREPLACE and RENAME_EXCHANGE.
+//! rename, with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT.
 
+use super::create::{New, new_attr};
 use super::{Fs, Who};
 use crate::format::mutation::{EntryKey, Mutation};
-use crate::types::{InodeId, Kind};
+use crate::types::{Attr, InodeId, Kind, Stamp};
 use crate::volume::{Cell, Data, Error, Locked, Result};
 use crate::wal::Class;
 use std::sync::Arc;
 
 const NOREPLACE: u32 = 1;
 const EXCHANGE: u32 = 2;
+const WHITEOUT: u32 = 4;
 
 impl Fs {
     /// Moves a name. `flags` as renameat2(2).
@@ -20,7 +22,9 @@ impl Fs {
         flags: u32,
     ) -> Result<()> {
         self.writable()?;
-        if flags & !(NOREPLACE | EXCHANGE) != 0 || flags == NOREPLACE | EXCHANGE {
+        let known = flags & !(NOREPLACE | EXCHANGE | WHITEOUT) == 0;
+        let alone = flags & EXCHANGE == 0 || flags == EXCHANGE;
+        if !known || !alone || flags & WHITEOUT != 0 && !self.limits.special {
             return Err(Error::Invalid);
         }
         let (from, to) = (self.key(parent, name)?, self.key(new_parent, new_name)?);
@@ -68,11 +72,25 @@ impl Fs {
                     if replaced.is_some_and(|r| has_names(&locked, r)) {
                         return Err(Error::NotEmpty);
                     }
-                    Mutation::Rename { from, to, ino: cell.id, replaced }
+                    match flags & WHITEOUT {
+                        0 => Mutation::Rename { from, to, ino: cell.id, replaced },
+                        _ => {
+                            let (white, attr) = self.whiteout(who, &locked, parent)?;
+                            Mutation::Whiteout { from, to, ino: cell.id, replaced, white, attr }
+                        }
+                    }
                 }
             };
             return change.commit(&mut locked, &m, Data::NONE, Class::Meta).map(drop);
         }
+    }
+
+    /// The device that an overlay takes for a deleted name: its number and attributes.
+    fn whiteout(&self, who: &Who, locked: &Locked<'_>, parent: InodeId) -> Result<(InodeId, Attr)> {
+        let dir = locked.get(parent).ok_or(Error::Stale)?.node.attr;
+        let new = New { kind: Kind::CharDev, mode: 0, rdev: 0, target: &[] };
+        let now = Stamp::from_ns(self.volume.clock.wall_ns());
+        Ok((self.volume.new_ino(), new_attr(who, &dir, &new, now)))
     }
 
     fn may_replace(&self, cell: &Arc<Cell>, there: &Arc<Cell>) -> Result<()> {

@@ -139,7 +139,9 @@ impl Places {
     /// The object is gone from the backing, with all its names.
     pub fn drop_object(&mut self, ino: InodeId) {
         let Some(names) = self.objects.get(&ino).map(|o| o.names.to_vec()) else { return };
-        names.iter().for_each(|key| drop(self.unset(key)));
+        for key in &names {
+            self.unset(key);
+        }
         if let Some(o) = self.objects.remove(&ino)
             && self.numbers.get(&o.id) == Some(&ino)
         {

@@ -37,7 +37,7 @@ pub fn touched(m: &Mutation) -> Vec<InodeId> {
         Mutation::Link { at, ino } | Mutation::Unlink { at, ino } | Mutation::Rmdir { at, ino } => {
             vec![at.parent, *ino]
         }
-        Mutation::Rename { from, to, ino, replaced } => {
+        Mutation::Rename { from, to, ino, replaced } | Mutation::Whiteout { from, to, ino, replaced, .. } => {
             [Some(from.parent), Some(to.parent), Some(*ino), *replaced].into_iter().flatten().collect()
         }
         Mutation::Exchange { a, b, ino_a, ino_b } => vec![a.parent, b.parent, *ino_a, *ino_b],
@@ -56,24 +56,7 @@ impl Volume {
     pub(super) fn apply(&self, locked: &mut Locked<'_>, m: &Mutation, at: &At, data: &[u8]) {
         match m {
             Mutation::Adopt { ino, id, at: key, attr } => self.adopted(locked, *ino, *id, key, attr, at),
-            Mutation::Create { at: key, ino, attr } => {
-                let mut node = Node::new(*ino, *attr);
-                node.base_end = 0;
-                node.target = (attr.kind == Kind::Symlink).then(|| data.into());
-                node.xattrs = Some(Vec::new());
-                if let Some(d) = &mut node.dir {
-                    d.complete = true;
-                }
-                node.parents.push(key.clone());
-                (node.last, node.links) = (at.pos, at.pos);
-                (node.meta_lsn, node.data_lsn) = (at.pos.lsn, at.pos.lsn);
-                self.mark_dirty(&mut node, at.wall_ns);
-                let cell = Cell::new(node);
-                cell.tracked.store(true, Ordering::Release);
-                self.table.insert(cell);
-                let up = if attr.kind == Kind::Dir { 1 } else { 0 };
-                self.entry_changed(locked, key, Some(*ino), up, at);
-            }
+            Mutation::Create { at: key, ino, attr } => self.created(locked, key, *ino, attr, data, at),
             Mutation::Link { at: key, ino } => {
                 self.entry_changed(locked, key, Some(*ino), 0, at);
                 self.link_changed(locked, *ino, 1, at, |n| n.parents.push(key.clone()));
@@ -90,6 +73,10 @@ impl Volume {
             }
             Mutation::Rename { from, to, ino, replaced } => {
                 self.renamed(locked, from, to, *ino, *replaced, at)
+            }
+            Mutation::Whiteout { from, to, ino, replaced, white, attr } => {
+                self.renamed(locked, from, to, *ino, *replaced, at);
+                self.created(locked, from, *white, attr, &[], at);
             }
             Mutation::Exchange { a, b, ino_a, ino_b } => self.exchanged(locked, a, b, *ino_a, *ino_b, at),
             Mutation::Write { ino, offset, clear_suid } => {
@@ -180,6 +167,34 @@ impl Volume {
         (node.last, node.links) = (at.pos, at.pos);
         let cell = self.table.insert(Cell::new(node));
         cell.tracked.store(true, Ordering::Release);
+    }
+
+    /// A new object, made here, under a free name.
+    fn created(
+        &self,
+        locked: &mut Locked<'_>,
+        key: &EntryKey,
+        ino: InodeId,
+        attr: &Attr,
+        target: &[u8],
+        at: &At,
+    ) {
+        let mut node = Node::new(ino, *attr);
+        node.base_end = 0;
+        node.target = (attr.kind == Kind::Symlink).then(|| target.into());
+        node.xattrs = Some(Vec::new());
+        if let Some(d) = &mut node.dir {
+            d.complete = true;
+        }
+        node.parents.push(key.clone());
+        (node.last, node.links) = (at.pos, at.pos);
+        (node.meta_lsn, node.data_lsn) = (at.pos.lsn, at.pos.lsn);
+        self.mark_dirty(&mut node, at.wall_ns);
+        let cell = Cell::new(node);
+        cell.tracked.store(true, Ordering::Release);
+        self.table.insert(cell);
+        let up = if attr.kind == Kind::Dir { 1 } else { 0 };
+        self.entry_changed(locked, key, Some(ino), up, at);
     }
 
     /// A name of a directory changed; `dirs` is the change of its number of subdirectories.

@@ -115,7 +115,7 @@ impl Change<'_> {
         class: Class,
     ) -> Result<usize> {
         let v = self.volume;
-        if matches!(m, Mutation::Create { .. }) && v.crowding() >= 1.0 {
+        if matches!(m, Mutation::Create { .. } | Mutation::Whiteout { .. }) && v.crowding() >= 1.0 {
             return Err(Error::Full);
         }
         let wall_ns = v.clock.wall_ns();
@@ -185,7 +185,7 @@ fn predecessors(locked: &Locked<'_>, m: &Mutation) -> Preds {
             links(&mut out, *ino);
             emptied(&mut out, *ino);
         }
-        Mutation::Rename { from, to, ino, replaced } => {
+        Mutation::Rename { from, to, ino, replaced } | Mutation::Whiteout { from, to, ino, replaced, .. } => {
             entry(&mut out, from);
             entry(&mut out, to);
             links(&mut out, *ino);

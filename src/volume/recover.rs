@@ -96,7 +96,7 @@ impl Volume {
         let lost = lost_ranges(&records, report);
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
-            if let Mutation::Create { ino, .. } = &r.mutation {
+            if let Mutation::Create { ino, .. } | Mutation::Whiteout { white: ino, .. } = &r.mutation {
                 // Numbers are never given out twice, not even those of records that are left out.
                 self.next_ino.fetch_max(ino.0 + 1, Ordering::Relaxed);
             }
@@ -157,7 +157,8 @@ impl Volume {
         };
         match m {
             Mutation::Unlink { at, ino } | Mutation::Rmdir { at, ino } => known(at, *ino),
-            Mutation::Rename { from, to, ino, replaced } => {
+            Mutation::Rename { from, to, ino, replaced }
+            | Mutation::Whiteout { from, to, ino, replaced, .. } => {
                 known(from, *ino);
                 if let Some(r) = replaced {
                     known(to, *r);
@@ -189,7 +190,8 @@ impl Volume {
             Mutation::Create { at, .. } | Mutation::Link { at, .. } => target(at) == Some(None),
             Mutation::Unlink { at, ino } => target(at) == Some(Some(*ino)),
             Mutation::Rmdir { at, ino } => target(at) == Some(Some(*ino)) && empty(*ino),
-            Mutation::Rename { from, to, ino, replaced } => {
+            Mutation::Rename { from, to, ino, replaced }
+            | Mutation::Whiteout { from, to, ino, replaced, .. } => {
                 target(from) == Some(Some(*ino))
                     && target(to) == Some(*replaced)
                     && replaced.is_none_or(empty)

@@ -18,21 +18,71 @@ pub struct Node {
     pub mtime: Option<Stamp>,
 }
 
+/// Flags of renameat2(2).
+pub const EXCHANGE: u32 = 2;
+pub const WHITEOUT: u32 = 4;
+
 #[derive(Clone, Debug)]
 pub enum Op {
-    Make { at: Path, kind: Kind, mode: u32, target: Vec<u8> },
-    Write { at: Path, offset: u64, seed: u64, len: usize },
-    Truncate { at: Path, size: u64 },
-    Punch { at: Path, offset: u64, len: u64 },
-    Link { at: Path, to: Path },
-    Remove { at: Path, dir: bool },
-    Rename { at: Path, to: Path, exchange: bool },
-    Mode { at: Path, mode: u32 },
-    Mtime { at: Path, to: Stamp },
-    Xattr { at: Path, name: Vec<u8>, value: Vec<u8> },
-    Read { at: Path, offset: u64, len: usize },
-    Sync { at: Path },
-    Close { at: Path },
+    Make {
+        at: Path,
+        kind: Kind,
+        mode: u32,
+        target: Vec<u8>,
+    },
+    Write {
+        at: Path,
+        offset: u64,
+        seed: u64,
+        len: usize,
+    },
+    Truncate {
+        at: Path,
+        size: u64,
+    },
+    Punch {
+        at: Path,
+        offset: u64,
+        len: u64,
+    },
+    Link {
+        at: Path,
+        to: Path,
+    },
+    Remove {
+        at: Path,
+        dir: bool,
+    },
+    /// `how`: flags as renameat2(2).
+    Rename {
+        at: Path,
+        to: Path,
+        how: u32,
+    },
+    Mode {
+        at: Path,
+        mode: u32,
+    },
+    Mtime {
+        at: Path,
+        to: Stamp,
+    },
+    Xattr {
+        at: Path,
+        name: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Read {
+        at: Path,
+        offset: u64,
+        len: usize,
+    },
+    Sync {
+        at: Path,
+    },
+    Close {
+        at: Path,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -160,7 +210,7 @@ impl Model {
                 }
                 self.set(parent, name, None);
             }
-            Op::Rename { at, to, exchange } => return self.rename(at, to, *exchange),
+            Op::Rename { at, to, how } => return self.rename(at, to, *how),
             Op::Mode { at, mode } => {
                 let n = self.find(at)?;
                 self.nodes[n].mode = *mode;
@@ -188,7 +238,8 @@ impl Model {
         (self.nodes[n].kind == Kind::File).then(|| &mut self.nodes[n])
     }
 
-    fn rename(&mut self, at: &Path, to: &Path, exchange: bool) -> Option<()> {
+    fn rename(&mut self, at: &Path, to: &Path, how: u32) -> Option<()> {
+        let exchange = how == EXCHANGE;
         let (from_dir, from_name) = self.parent(at)?;
         let (to_dir, to_name) = self.parent(to)?;
         let n = self.find(at)?;
@@ -213,7 +264,12 @@ impl Model {
                 return None;
             }
         }
-        self.set(from_dir, from_name, None);
+        self.set(from_dir, from_name.clone(), None);
+        if how == WHITEOUT {
+            let white = self.nodes.len();
+            self.nodes.push(node(Kind::CharDev, 0));
+            self.set(from_dir, from_name, Some(white));
+        }
         self.set(to_dir, to_name, Some(n));
         Some(())
     }
@@ -255,8 +311,9 @@ impl Model {
                 let dir = self.find(&at).is_some_and(|n| self.nodes[n].kind == Kind::Dir);
                 Op::Remove { at, dir }
             }
-            66..=79 => Op::Rename { at: any(dice), to: spot(dice), exchange: false },
-            80..=82 => Op::Rename { at: any(dice), to: any(dice), exchange: true },
+            66..=77 => Op::Rename { at: any(dice), to: spot(dice), how: 0 },
+            78..=79 => Op::Rename { at: any(dice), to: spot(dice), how: WHITEOUT },
+            80..=82 => Op::Rename { at: any(dice), to: any(dice), how: EXCHANGE },
             83..=84 if !files.is_empty() => Op::Mode { at: file(dice), mode: 0o600 + dice.below(8) as u32 },
             83..=84 => Op::Sync { at: any(dice) },
             85..=87 => {
@@ -285,8 +342,8 @@ impl std::fmt::Display for Op {
             Op::Punch { at, offset, len } => write!(f, "punch {} {offset}+{len}", show(at)),
             Op::Link { at, to } => write!(f, "link {} {}", show(at), show(to)),
             Op::Remove { at, dir } => write!(f, "remove {} dir {dir}", show(at)),
-            Op::Rename { at, to, exchange } => {
-                write!(f, "rename {} {} exchange {exchange}", show(at), show(to))
+            Op::Rename { at, to, how } => {
+                write!(f, "rename {} {} flags {how}", show(at), show(to))
             }
             Op::Mode { at, mode } => write!(f, "chmod {} {mode:o}", show(at)),
             Op::Mtime { at, to } => write!(f, "touch {} {to:?}", show(at)),

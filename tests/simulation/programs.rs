@@ -1,7 +1,7 @@
 //! Programs on a simulated mount: operations done through the filesystem, as the kernel would ask for
 //! them, and the comparison of what it shows with the model.
 
-use crate::model::{Model, Op, Path, content};
+use crate::model::{EXCHANGE, Model, Op, Path, content};
 use forelog::fs::{Fs, New, OpenHow, SetAttrRequest, When, Who};
 use forelog::testing::Dice;
 use forelog::types::{InodeId, Kind, ProgramId};
@@ -215,16 +215,16 @@ impl Programs {
                 let (p, name) = self.parent(at)?;
                 fs.remove(&who, p, name, *dir)?;
             }
-            Op::Rename { at, to, exchange } => {
+            Op::Rename { at, to, how } => {
                 // The kernel refuses these itself.
                 if to.len() > at.len() && to.starts_with(at)
-                    || *exchange && at.len() > to.len() && at.starts_with(to)
+                    || *how == EXCHANGE && at.len() > to.len() && at.starts_with(to)
                 {
                     return Err(Error::Invalid);
                 }
                 let (p, name) = self.parent(at)?;
                 let (q, new) = self.parent(to)?;
-                fs.rename(&who, (p, name), (q, new), if *exchange { 2 } else { 0 })?;
+                fs.rename(&who, (p, name), (q, new), *how)?;
             }
             Op::Mode { at, mode } => {
                 let ino = self.walk(at)?;
