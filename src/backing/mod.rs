@@ -77,6 +77,8 @@ pub struct Limits {
     pub symlinks: bool,
     /// Whether it has fifos, sockets and device nodes.
     pub special: bool,
+    /// Whether it has POSIX access lists.
+    pub access_lists: bool,
 }
 
 impl Limits {
@@ -90,6 +92,7 @@ impl Limits {
         name_bytes_max: crate::types::NAME_BYTES_MAX,
         symlinks: true,
         special: true,
+        access_lists: false,
     };
 }
 

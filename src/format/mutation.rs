@@ -29,7 +29,7 @@ pub struct EntryKey {
 pub enum Mutation {
     /// An object that the backing held is about to be changed: who and where it is. Changes nothing.
     Adopt { ino: InodeId, id: BackingId, at: EntryKey, attr: Attr },
-    /// A new object at a free name. Data: the symlink's target.
+    /// A new object at a free name. Data: the symlink's target, else its extended attributes.
     Create { at: EntryKey, ino: InodeId, attr: Attr },
     /// A further name of a non-directory.
     Link { at: EntryKey, ino: InodeId },

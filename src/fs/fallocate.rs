@@ -1,9 +1,9 @@
 //! fallocate: allocate, keep size, punch, zero.
 
-use super::{Fs, Who, is_file};
-use crate::format::mutation::Mutation;
+use super::{Fs, Who, has_set_id, is_file};
+use crate::format::mutation::{AttrSet, Mutation};
 use crate::types::{How, InodeId};
-use crate::volume::{Data, Error, Locked, Result};
+use crate::volume::{Data, Error, Locked, Result, without_suid};
 use crate::wal::Class;
 
 const KEEP_SIZE: i32 = 1;
@@ -36,9 +36,18 @@ impl Fs {
         if zero_len == 0 && new_size == size {
             return Ok(());
         }
+        let attr = locked.get(ino).map(|i| i.node.attr);
+        let cleared = attr.filter(|a| who.uid != 0 && has_set_id(a)).map(|a| without_suid(a.mode));
+        if let Some(mode) = cleared {
+            let set = AttrSet { mode: Some(mode), ..AttrSet::default() };
+            change.commit(&mut locked, &Mutation::SetAttr { ino, set }, Data::NONE, Class::Meta)?;
+        }
         let m = Mutation::Zero { ino, offset, len: zero_len, size: new_size };
         change.commit(&mut locked, &m, Data::NONE, Class::Data)?;
         drop(locked);
+        if cleared.is_some() {
+            self.set_id_gone(ino);
+        }
         self.sample(who, ino, How::Punch, 0);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! open, read, write, fsync, flush, release, lseek, copy_file_range.
 
 use super::handles::Handle;
-use super::{Fs, Who, is_file};
+use super::{Fs, Who, has_set_id, is_file};
 use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId, Kind, Lsn};
 use crate::volume::{Cell, Data, Error, Locked, Result};
@@ -106,13 +106,18 @@ impl Fs {
         let data = &data[..room.min(data.len() as u64) as usize];
         self.throttle(who, data.len() - *done)?;
         let ino = cell.id;
+        let mut had_set_id = false;
         while *done < data.len() {
             let change = self.volume.change(&who.client.slot);
             change.track(cell)?;
             let mut locked = Locked::new(&[cell]);
+            had_set_id |= clear_suid && locked.get(ino).is_some_and(|i| has_set_id(&i.node.attr));
             let m = Mutation::Write { ino, offset: offset + *done as u64, clear_suid };
             let rest = Data { bytes: &data[*done..], may_split: true };
             *done += change.commit(&mut locked, &m, rest, Class::Data)?;
+        }
+        if had_set_id {
+            self.set_id_gone(ino);
         }
         who.client.requests.fetch_add(1, Ordering::Relaxed);
         who.client.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);

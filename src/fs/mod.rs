@@ -3,6 +3,7 @@
 //! A verb checks everything before it appends; a refusal has changed nothing, so a verb that may
 //! not wait here (`WouldBlock`, `Full`) is simply run again where it may.
 
+mod acl;
 pub mod clients;
 mod create;
 pub mod error;
@@ -31,8 +32,11 @@ use crate::backing::Limits;
 use crate::format::mutation::EntryKey;
 use crate::history::{History, Sample};
 use crate::types::{Attr, How, InodeId, Kind, Name};
-use crate::volume::{Cell, Error, Result, Volume, valid_name};
-use std::sync::Arc;
+use crate::volume::{Cell, Error, Result, Volume, valid_name, without_suid};
+use std::sync::{Arc, OnceLock};
+
+/// See `Fs::stale`.
+pub type Stale = Box<dyn Fn(InodeId) + Send + Sync>;
 
 /// Who asks: the credentials the kernel vouches for, and the client for placement.
 #[derive(Clone)]
@@ -59,6 +63,8 @@ pub struct Fs {
     pub read_only: bool,
     /// What the backing takes.
     limits: Limits,
+    /// Told that the kernel's idea of an inode's mode is stale.
+    pub stale: OnceLock<Stale>,
     pub meter: meter::Meter,
 }
 
@@ -72,6 +78,7 @@ impl Fs {
             handles: handles::Handles::default(),
             pressure: space::Pressure::default(),
             read_only,
+            stale: OnceLock::new(),
             meter: meter::Meter::default(),
         }
     }
@@ -95,6 +102,13 @@ impl Fs {
 
     fn located(&self, cell: &Arc<Cell>) -> Located {
         Located { ino: cell.id, attr: cell.read().node.attr }
+    }
+
+    /// A write took the set-id bits away, which the kernel left to us and does not look at again by itself.
+    fn set_id_gone(&self, ino: InodeId) {
+        if let Some(tell) = self.stale.get() {
+            tell(ino);
+        }
     }
 
     /// Notes an event in the write pattern history.
@@ -145,4 +159,9 @@ fn is_file(cell: &Arc<Cell>) -> Result<()> {
         Kind::Dir => Err(Error::IsDirectory),
         _ => Err(Error::Invalid),
     }
+}
+
+/// Whether a write by someone without the right takes bits of the mode away.
+fn has_set_id(attr: &Attr) -> bool {
+    without_suid(attr.mode) != attr.mode
 }

@@ -88,7 +88,7 @@ impl Fs {
     /// The device that an overlay takes for a deleted name: its number and attributes.
     fn whiteout(&self, who: &Who, locked: &Locked<'_>, parent: InodeId) -> Result<(InodeId, Attr)> {
         let dir = locked.get(parent).ok_or(Error::Stale)?.node.attr;
-        let new = New { kind: Kind::CharDev, mode: 0, rdev: 0, target: &[] };
+        let new = New { kind: Kind::CharDev, mode: 0, umask: 0, rdev: 0, target: &[] };
         let now = Stamp::from_ns(self.volume.clock.wall_ns());
         Ok((self.volume.new_ino(), new_attr(who, &dir, &new, now)))
     }

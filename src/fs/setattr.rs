@@ -34,6 +34,9 @@ impl Fs {
             return Err(Error::FileTooLarge);
         }
         self.throttle_files(who)?;
+        if req.mode.is_some() {
+            self.know_acl(&cell)?;
+        }
         let change = self.volume.change(&who.client.slot);
         change.track(&cell)?;
         let mut locked = Locked::new(&[&cell]);

@@ -63,20 +63,7 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for cap in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-        ] {
-            if config.add_capabilities(cap).is_err() {
-                log::info!("the kernel has no {cap:?}");
-            }
-        }
+        super::session::ask_for(config, self.fs.has_access_lists());
         if let Err(most) = config.set_max_write(WRITE_BYTES_MAX) {
             log::info!("largest write: {most} bytes");
         }
@@ -137,23 +124,23 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         match kind_of_mode(mode) {
-            Some(kind) => self.make(req, parent, name, OwnedNew::plain(kind, mode, rdev), reply),
+            Some(kind) => self.make(req, parent, name, OwnedNew::plain(kind, mode, umask, rdev), reply),
             None => reply.error(Errno::EINVAL),
         }
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.make(req, parent, name, OwnedNew::plain(Kind::Dir, mode, 0), reply);
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.make(req, parent, name, OwnedNew::plain(Kind::Dir, mode, umask, 0), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes().to_vec();
-        let new = OwnedNew { kind: Kind::Symlink, mode: 0o777, rdev: 0, target };
+        let new = OwnedNew { kind: Kind::Symlink, mode: 0o777, umask: 0, rdev: 0, target };
         self.make(req, parent, name, new, reply);
     }
 
@@ -205,12 +192,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (who, name, how) = (self.who(req), name.as_bytes().to_vec(), how(OpenFlags(flags)));
-        let new = OwnedNew::plain(Kind::File, mode, 0);
+        let new = OwnedNew::plain(Kind::File, mode, umask, 0);
         let op = move |fs: &Fs| {
             let l = fs.make(&who, InodeId(parent.0), &name, &new.borrow())?;
             Ok((l, fs.open(&who, l.ino, how)?))

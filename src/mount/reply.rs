@@ -52,16 +52,17 @@ pub(super) fn sized(reply: ReplyXattr, size: u32, r: Result<Vec<u8>>) {
 pub(super) struct OwnedNew {
     pub kind: Kind,
     pub mode: u32,
+    pub umask: u32,
     pub rdev: u32,
     pub target: Vec<u8>,
 }
 
 impl OwnedNew {
-    pub fn plain(kind: Kind, mode: u32, rdev: u32) -> OwnedNew {
-        OwnedNew { kind, mode, rdev, target: Vec::new() }
+    pub fn plain(kind: Kind, mode: u32, umask: u32, rdev: u32) -> OwnedNew {
+        OwnedNew { kind, mode, umask, rdev, target: Vec::new() }
     }
     pub fn borrow(&self) -> New<'_> {
-        New { kind: self.kind, mode: self.mode, rdev: self.rdev, target: &self.target }
+        New { kind: self.kind, mode: self.mode, umask: self.umask, rdev: self.rdev, target: &self.target }
     }
 }
 

@@ -7,7 +7,8 @@ use super::trim::Trimmer;
 use crate::fs::Fs;
 use crate::sys::fusemount::{MountOptions, mount_fuse};
 use crate::sys::worker::{Bell, Worker, spawn};
-use fuser::{Config, Session, SessionACL};
+use crate::types::InodeId;
+use fuser::{Config, INodeNo, InitFlags, KernelConfig, Session, SessionACL};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +39,30 @@ pub(super) const WRITE_BYTES_MAX: u32 = 128 << 10;
 /// How often it is looked whether too many inodes are in memory.
 const TRIM_EVERY: Duration = Duration::from_millis(250);
 
+/// Asks the kernel for what it has and we use. With access lists it checks permissions by them, and leaves the
+/// umask to us: a default list takes its place.
+pub(super) fn ask_for(config: &mut KernelConfig, access_lists: bool) {
+    let mut wanted = vec![
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        InitFlags::FUSE_DONT_MASK,
+    ];
+    if access_lists {
+        wanted.push(InitFlags::FUSE_POSIX_ACL);
+    }
+    for cap in wanted {
+        if config.add_capabilities(cap).is_err() {
+            log::info!("the kernel has no {cap:?}");
+        }
+    }
+}
+
 /// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
 /// Errors: one line for people.
 pub fn serve(
@@ -53,8 +78,19 @@ pub fn serve(
     config.n_threads = Some(threads);
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let told = fs.clone();
     let adapter = Adapter { fs, callers, pool: Pool::default() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
+    let notifier = session.notifier();
+    let stale = move |ino: InodeId| {
+        // Attributes alone: such a notification waits for no lock that a request may hold.
+        if let Err(e) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+            log::debug!("telling the kernel of a new mode failed: {e}");
+        }
+    };
+    if told.stale.set(Box::new(stale)).is_err() {
+        log::debug!("this volume was mounted before");
+    }
     let mut trimmer = Trimmer::new(volume, device, session.notifier());
     let trimmer = Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || trimmer.step())?;
     let thread = spawn("forelog-fuse", move || {

@@ -1,5 +1,6 @@
 //! F2: the inodes and names as programs see them: the backing's, changed by what the log holds.
 
+pub mod acl;
 mod dir;
 mod names;
 mod node;

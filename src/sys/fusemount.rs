@@ -242,7 +242,9 @@ fn helper_failure(mountpoint: &Path, opts: &MountOptions, stderr: &[u8]) -> io::
         );
         return io::Error::new(io::ErrorKind::PermissionDenied, text);
     }
-    let cure = if said.contains("/dev/fuse") || said.contains("fuse device not found") {
+    let cure = if said.contains("/dev/fuse") && said.contains("Permission denied") {
+        " (have root make it usable: chmod 666 /dev/fuse)"
+    } else if said.contains("/dev/fuse") || said.contains("fuse device not found") {
         " (load the module: modprobe fuse)"
     } else {
         ""

@@ -49,6 +49,14 @@ pub fn links_max(fd: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(n.min(i64::from(u32::MAX))).ok().filter(|_| n > UNKNOWN)
 }
 
+/// Version of the running kernel, as (6, 18); (0, 0) for what cannot be read.
+pub fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let text = name.release().to_string_lossy();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Asks for short turns for the calling thread and those it starts: it is woken sooner, and gives way
 /// sooner, than one that computes for long (sched_setattr(2); slices since Linux 6.12). `nice` as
 /// setpriority(2); below 0 only root may. Without it waits are only longer, so failure is no error.
@@ -89,5 +97,6 @@ mod tests {
         set_io_flusher();
         short_turns(0);
         forbid_dumps(true).unwrap();
+        assert!(kernel() >= (5, 6), "{:?}", kernel());
     }
 }

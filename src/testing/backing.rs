@@ -228,7 +228,7 @@ impl Backing for MemBacking {
         false
     }
     fn limits(&self) -> Limits {
-        Limits { xattr_bytes_max: 4096, ..Limits::NONE }
+        Limits { xattr_bytes_max: 4096, access_lists: true, ..Limits::NONE }
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {

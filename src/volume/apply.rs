@@ -4,6 +4,7 @@ use super::Volume;
 use super::table::{Cell, Inode, Locked};
 use crate::extents::{Extent, Source};
 use crate::format::mutation::{AttrSet, EntryKey, Mutation, decode_xattrs};
+use crate::namespace::acl;
 use crate::namespace::places::PARKED;
 use crate::namespace::{Node, Place};
 use crate::types::{Attr, ByteRange, InodeId, Kind, Lsn, Pos, Stamp};
@@ -94,7 +95,11 @@ impl Volume {
             Mutation::SetXattrs { ino } => {
                 let Some(i) = locked.get_mut(*ino) else { return };
                 // A set that cannot be read was refused before it was appended.
-                i.node.xattrs = Some(decode_xattrs(data).unwrap_or_default());
+                let set = decode_xattrs(data).unwrap_or_default();
+                if let Some(list) = acl::find(&set, acl::ACCESS) {
+                    i.node.attr.mode = list.mode(i.node.attr.mode);
+                }
+                i.node.xattrs = Some(set);
                 i.node.xattrs_lsn = at.pos.lsn;
                 i.node.attr.ctime = Stamp::from_ns(at.wall_ns);
                 i.node.meta_lsn = at.pos.lsn;
@@ -176,13 +181,15 @@ impl Volume {
         key: &EntryKey,
         ino: InodeId,
         attr: &Attr,
-        target: &[u8],
+        data: &[u8],
         at: &At,
     ) {
         let mut node = Node::new(ino, *attr);
         node.base_end = 0;
-        node.target = (attr.kind == Kind::Symlink).then(|| target.into());
-        node.xattrs = Some(Vec::new());
+        node.target = (attr.kind == Kind::Symlink).then(|| data.into());
+        let xattrs =
+            if attr.kind == Kind::Symlink { Vec::new() } else { decode_xattrs(data).unwrap_or_default() };
+        node.xattrs = Some(xattrs);
         if let Some(d) = &mut node.dir {
             d.complete = true;
         }
@@ -315,6 +322,11 @@ impl Volume {
         a.atime = set.atime.unwrap_or(a.atime);
         a.mtime = set.mtime.unwrap_or(a.mtime);
         a.ctime = set.ctime.unwrap_or(Stamp::from_ns(at.wall_ns));
+        let mode = a.mode;
+        if set.mode.is_some() && i.node.xattrs.as_mut().is_some_and(|x| acl::follow(x, mode)) {
+            i.node.xattrs_lsn = at.pos.lsn;
+        }
+        let a = &mut i.node.attr;
         if let Some(size) = set.size {
             let old = a.size;
             a.size = size;

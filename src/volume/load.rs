@@ -274,8 +274,10 @@ impl Volume {
             return Ok(x.clone());
         }
         self.may_ask_backing()?;
-        let found = self.at_place(cell, |path| self.backing.xattrs(path))?.unwrap_or_default();
+        let mut found = self.at_place(cell, |path| self.backing.xattrs(path))?.unwrap_or_default();
         let mut i = cell.write();
+        // A change of mode may not be in the backing yet.
+        crate::namespace::acl::follow(&mut found, i.node.attr.mode);
         Ok(i.node.xattrs.get_or_insert(found).clone())
     }
 

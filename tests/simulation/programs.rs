@@ -180,7 +180,7 @@ impl Programs {
         match op {
             Op::Make { at, kind, mode, target } => {
                 let (p, name) = self.parent(at)?;
-                let new = New { kind: *kind, mode: *mode, rdev: 0, target };
+                let new = New { kind: *kind, mode: *mode, umask: 0, rdev: 0, target };
                 let made = fs.make(&who, p, name, &new)?;
                 self.held.push(made.ino);
             }

@@ -29,7 +29,7 @@ struct Stage {
 
 fn programs(s: &Stage, n: u64) -> Result<(), String> {
     let mut p = Programs::new(s.fs.clone(), Model::default(), Dice::new(n));
-    let new = New { kind: Kind::Dir, mode: 0o755, rdev: 0, target: b"" };
+    let new = New { kind: Kind::Dir, mode: 0o755, umask: 0, rdev: 0, target: b"" };
     let root = s.fs.make(&p.who[0], p.root, format!("w{n}").as_bytes(), &new);
     p.root = root.map_err(|e| format!("its directory: {e:?}"))?.ino;
     while !s.stop.load(Ordering::Acquire) {

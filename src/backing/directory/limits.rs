@@ -49,10 +49,20 @@ impl DirectoryBacking {
             links_max: if links { links_max(&self.root) } else { 1 },
             name_bytes_max: fstatfs(&self.root)?.f_namelen as usize,
             symlinks: takes(symlinkat("x", tmp, SECOND)),
+            access_lists: self.has_access_lists(),
             special: takes(mknodat(tmp, SECOND, FileType::Fifo, Mode::from_raw_mode(0o600), 0)),
         };
         unlinkat(tmp, PROBE, AtFlags::empty())?;
         Ok(limits)
+    }
+
+    fn has_access_lists(&self) -> bool {
+        let mut probe = [0u8; 1];
+        let path = beneath::magic_path(self.root.as_fd());
+        match rustix::fs::getxattr(path, "system.posix_acl_default", &mut probe[..]) {
+            Ok(_) | Err(Errno::NODATA | Errno::RANGE) => true,
+            Err(_) => false,
+        }
     }
 
     fn xattr_bytes(&self) -> io::Result<usize> {
