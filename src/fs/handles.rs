@@ -1,14 +1,12 @@
 //! Open handles.
 
 use super::Client;
-use super::readdir::Listing;
 use crate::volume::{Cell, Error, Result};
 use dashmap::DashMap;
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// An open file or directory.
+/// An open file.
 pub struct Handle {
     pub cell: Arc<Cell>,
     /// Who opened it: the client of writes whose process is not known.
@@ -16,8 +14,6 @@ pub struct Handle {
     /// Each write returns only when durable (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
     pub writes: bool,
-    /// A directory's names as of its first read.
-    pub listing: Mutex<Option<Arc<Listing>>>,
 }
 
 /// All open handles.

@@ -6,7 +6,6 @@ use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId, Kind, Lsn};
 use crate::volume::{Cell, Data, Error, Locked, Result};
 use crate::wal::{Class, SyncFailed};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +18,10 @@ pub struct OpenHow {
 
 /// Called once when an fsync is done.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// What the kernel reads at once of a file that is read from its start.
+const READ_AHEAD: u64 = 128 << 10;
+const PAGE: u64 = 4096;
 
 /// Largest piece copied at once by copy_file_range.
 const COPY_BYTES: usize = 1 << 20;
@@ -39,23 +42,21 @@ impl Fs {
         Ok(self.open_cell(who, cell, how))
     }
 
-    fn open_cell(&self, who: &Who, cell: Arc<Cell>, how: OpenHow) -> u64 {
-        self.handles.open(Handle {
-            cell,
-            opener: who.client.clone(),
-            sync: how.sync,
-            writes: how.writes,
-            listing: Mutex::new(None),
-        })
+    /// Whether the kernel is to keep the pages that it has of a file just opened. Not those of a small file that was
+    /// written piece by piece and is now read for the first time: it would ask for every missing page
+    /// alone, where one request brings all of them.
+    pub fn keeps_pages(&self, fh: u64) -> bool {
+        let Ok(h) = self.handles.get(fh) else { return true };
+        let alone = h.cell.opens.load(Ordering::Acquire) == 1;
+        let small = || h.cell.read().node.attr.size <= READ_AHEAD;
+        h.writes || !alone || !h.cell.patchy.load(Ordering::Relaxed) || !small() || {
+            h.cell.patchy.store(false, Ordering::Relaxed);
+            false
+        }
     }
 
-    /// Opens a directory.
-    pub fn opendir(&self, who: &Who, ino: InodeId) -> Result<u64> {
-        let cell = self.cell(ino)?;
-        if cell.read().node.attr.kind != Kind::Dir {
-            return Err(Error::NotDirectory);
-        }
-        Ok(self.open_cell(who, cell, OpenHow::default()))
+    fn open_cell(&self, who: &Who, cell: Arc<Cell>, how: OpenHow) -> u64 {
+        self.handles.open(Handle { cell, opener: who.client.clone(), sync: how.sync, writes: how.writes })
     }
 
     /// The handle of a number.
@@ -107,6 +108,9 @@ impl Fs {
         self.throttle(who, data.len() - *done)?;
         let ino = cell.id;
         let mut had_set_id = false;
+        if !offset.is_multiple_of(PAGE) || !(offset + data.len() as u64).is_multiple_of(PAGE) {
+            cell.patchy.store(true, Ordering::Relaxed);
+        }
         while *done < data.len() {
             let change = self.volume.change(&who.client.slot);
             change.track(cell)?;

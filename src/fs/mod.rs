@@ -18,6 +18,7 @@ mod remove;
 mod rename;
 mod setattr;
 mod space;
+mod watch;
 mod xattr;
 
 pub use clients::{Client, Clients};
@@ -35,8 +36,17 @@ use crate::types::{Attr, How, InodeId, Kind, Name};
 use crate::volume::{Cell, Error, Result, Volume, valid_name, without_suid};
 use std::sync::{Arc, OnceLock};
 
-/// See `Fs::stale`.
-pub type Stale = Box<dyn Fn(InodeId) + Send + Sync>;
+/// What the kernel is to forget of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Its attributes.
+    Attributes,
+    /// And the names of the directory that it kept.
+    Listing,
+}
+
+/// Tells the kernel.
+pub type Tell = Box<dyn Fn(InodeId, Told) + Send + Sync>;
 
 /// Who asks: the credentials the kernel vouches for, and the client for placement.
 #[derive(Clone)]
@@ -63,8 +73,10 @@ pub struct Fs {
     pub read_only: bool,
     /// What the backing takes.
     limits: Limits,
-    /// Told that the kernel's idea of an inode's mode is stale.
-    pub stale: OnceLock<Stale>,
+    /// How the kernel is told that what it keeps of an inode is stale.
+    pub kernel: OnceLock<Tell>,
+    listings: watch::Listings,
+    watch: watch::Watch,
     pub meter: meter::Meter,
 }
 
@@ -78,7 +90,9 @@ impl Fs {
             handles: handles::Handles::default(),
             pressure: space::Pressure::default(),
             read_only,
-            stale: OnceLock::new(),
+            kernel: OnceLock::new(),
+            listings: watch::Listings::default(),
+            watch: watch::Watch::default(),
             meter: meter::Meter::default(),
         }
     }
@@ -106,8 +120,12 @@ impl Fs {
 
     /// A write took the set-id bits away, which the kernel left to us and does not look at again by itself.
     fn set_id_gone(&self, ino: InodeId) {
-        if let Some(tell) = self.stale.get() {
-            tell(ino);
+        self.tell(ino, Told::Attributes);
+    }
+
+    fn tell(&self, ino: InodeId, what: Told) {
+        if let Some(tell) = self.kernel.get() {
+            tell(ino, what);
         }
     }
 

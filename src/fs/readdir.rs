@@ -1,40 +1,80 @@
-//! Listing a directory. The names are taken once, at the first read of a handle, so that cookies
-//! survive whatever changes meanwhile.
+//! Listing a directory. There are no handles: a name's cookie is a hash of it and the names are in the order of
+//! these, so that a reader goes on from a cookie whatever changed meanwhile. The kernel keeps what it was told.
 
 use super::{Fs, Located};
 use crate::backing::{BackingEntry, BackingPath};
-use crate::types::{InodeId, Kind, Name};
+use crate::namespace::Entry;
+use crate::types::{InodeId, Kind, Lsn, Name};
 use crate::volume::{Cell, Error, Result};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 /// Most names one readdirplus reply holds: 4 KiB pages of about 160 bytes each, 128 KiB at most.
 const PLUS_ITEMS: usize = 256;
 
+/// Cookies of the first two.
+const SELF: u64 = 1;
+const PARENT: u64 = 2;
+
 /// One name.
 #[derive(Clone, Debug)]
 pub struct DirItem {
+    /// Where a reader goes on behind it.
+    pub cookie: u64,
     pub name: Name,
     pub ino: InodeId,
     pub kind: Kind,
 }
 
-/// The names of a directory at one moment; an item's cookie is its index + 1.
+/// The names of a directory at one moment, by their cookies.
 pub struct Listing {
     pub items: Vec<DirItem>,
 }
 
+/// A name in memory.
+struct Known {
+    name: Name,
+    target: Option<InodeId>,
+    /// The backing agrees on it.
+    clean: bool,
+}
+
+struct KnownNames {
+    names: Vec<Known>,
+    /// These are all.
+    complete: bool,
+    version: u64,
+}
+
+impl Listing {
+    /// What follows the item with this cookie; from the start for 0.
+    pub fn after(&self, cookie: u64) -> &[DirItem] {
+        &self.items[self.items.partition_point(|i| i.cookie <= cookie)..]
+    }
+}
+
+/// A positive number for a name, of this process: nobody can make names whose numbers meet.
+fn cookie(name: &[u8]) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    (KEY.hash_one(name) >> 2).max(PARENT + 1)
+}
+
 impl Fs {
-    /// The listing of a directory handle. `afresh`: the reader starts over.
-    pub fn listing(&self, fh: u64, afresh: bool) -> Result<Arc<Listing>> {
-        let h = self.handles.get(fh)?;
-        let mut held = h.listing.lock();
-        if let (Some(l), false) = (&*held, afresh) {
-            return Ok(l.clone());
+    /// The names of a directory. `afresh`: the reader starts over; else it goes on in what was taken last, or in what
+    /// is there now.
+    pub fn listing(&self, ino: InodeId, afresh: bool) -> Result<Arc<Listing>> {
+        if !afresh && let Some(l) = self.listings.get(ino) {
+            return Ok(l);
         }
-        let l = Arc::new(self.list(&h.cell)?);
-        *held = Some(l.clone());
+        let l = Arc::new(self.list(&self.cell(ino)?)?);
+        self.listings.keep(ino, l.clone());
         Ok(l)
+    }
+
+    /// The kernel may keep listings itself, since a change of the backing behind us is cheap to find (`watch`).
+    pub fn listings_may_be_kept(&self) -> bool {
+        !self.volume.backing.remote()
     }
 
     /// Attributes of a listed name, with a kernel reference (as a lookup). `None`: it is gone.
@@ -50,12 +90,12 @@ impl Fs {
     /// Items from `from` on with their attributes, enough for one reply: (cookie, name, inode, whether
     /// the kernel was given a reference).
     #[allow(clippy::type_complexity)]
-    pub fn listed_plus(&self, fh: u64, from: usize) -> Result<Vec<(u64, Name, Located, bool)>> {
-        let l = self.listing(fh, from == 0)?;
-        let dir = self.handles.get(fh)?.cell.clone();
+    pub fn listed_plus(&self, ino: InodeId, from: u64) -> Result<Vec<(u64, Name, Located, bool)>> {
+        let l = self.listing(ino, from == 0)?;
+        let dir = self.cell(ino)?;
         let mut out = Vec::new();
-        for (i, item) in l.items.iter().enumerate().skip(from).take(PLUS_ITEMS) {
-            let cookie = i as u64 + 1;
+        for item in l.after(from).iter().take(PLUS_ITEMS) {
+            let cookie = item.cookie;
             if &*item.name == b"." || &*item.name == b".." {
                 let attr = crate::types::Attr { kind: Kind::Dir, ..dir.read().node.attr };
                 out.push((cookie, item.name.clone(), Located { ino: item.ino, attr }, false));
@@ -79,24 +119,31 @@ impl Fs {
             let i = dir.read();
             i.node.parents.first().map_or(InodeId::ROOT, |k| k.parent)
         };
-        let (before, complete) = self.known(dir)?;
+        let before = self.known(dir)?;
         let mut names: BTreeMap<Name, (InodeId, Kind)> = BTreeMap::new();
-        let mut there = Vec::new();
-        if !complete {
-            self.list_backing(dir.id, &mut |e| there.push(e))?;
+        let (mut there, mut asked) = (Vec::new(), false);
+        if !before.complete {
+            self.watch(dir)?;
+            asked = self.list_backing(dir.id, &mut |e| there.push(e))?;
         }
-        let (after, _) = self.known(dir)?;
+        let after = self.known(dir)?;
+        // What the backing agreed on, and has no longer, something else removed there.
+        let steady = asked && before.version == after.version;
         // Removed here before or while the backing was asked: gone.
+        let removed = |k: &&Known| k.target.is_none();
         let gone: HashSet<&Name> =
-            before.iter().chain(&after).filter(|(_, t)| t.is_none()).map(|(n, _)| n).collect();
+            before.names.iter().chain(&after.names).filter(removed).map(|k| &k.name).collect();
         {
             let places = self.volume.places.read();
             for e in there.into_iter().filter(|e| !gone.contains(&e.name)) {
                 names.insert(e.name, (places.number(e.id), e.kind));
             }
         }
-        for (name, target) in &after {
+        for Known { name, target, clean } in &after.names {
             let Some(ino) = *target else { continue };
+            if *clean && steady && !names.contains_key(name) {
+                continue;
+            }
             match self.volume.cell(ino) {
                 Some(c) => {
                     let kind = c.read().node.attr.kind;
@@ -112,26 +159,34 @@ impl Fs {
             }
         }
         let mut items = Vec::with_capacity(names.len() + 2);
-        items.push(DirItem { name: b"."[..].into(), ino: dir.id, kind: Kind::Dir });
-        items.push(DirItem { name: b".."[..].into(), ino: parent, kind: Kind::Dir });
-        items.extend(names.into_iter().map(|(name, (ino, kind))| DirItem { name, ino, kind }));
+        items.push(DirItem { cookie: SELF, name: b"."[..].into(), ino: dir.id, kind: Kind::Dir });
+        items.push(DirItem { cookie: PARENT, name: b".."[..].into(), ino: parent, kind: Kind::Dir });
+        let item = |(name, (ino, kind)): (Name, _)| DirItem { cookie: cookie(&name), name, ino, kind };
+        items.extend(names.into_iter().map(item));
+        items.sort_unstable_by_key(|i| i.cookie);
         Ok(Listing { items })
     }
 
     /// Names known in memory, and whether these are all.
-    #[allow(clippy::type_complexity)]
-    fn known(&self, dir: &Arc<Cell>) -> Result<(Vec<(Name, Option<InodeId>)>, bool)> {
+    fn known(&self, dir: &Arc<Cell>) -> Result<KnownNames> {
         let i = dir.read();
         let d = i.node.dir.as_ref().ok_or(Error::NotDirectory)?;
-        let names = d.entries.iter().map(|(n, e)| (n.clone(), e.target)).collect();
-        // One listing is cheaper than to ask for each name whose inode left memory.
-        Ok((names, d.complete && d.kept == 0 || i.node.is_dead()))
+        let known =
+            |(n, e): (&Name, &Entry)| Known { name: n.clone(), target: e.target, clean: e.lsn == Lsn::NONE };
+        Ok(KnownNames {
+            names: d.entries.iter().map(known).collect(),
+            // One listing is cheaper than to ask for each name whose inode left memory.
+            complete: d.complete && d.kept == 0 || i.node.is_dead(),
+            version: d.version,
+        })
     }
 
-    pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<()> {
+    /// False if the backing does not hold the directory.
+    pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<bool> {
         let _tree = self.volume.tree.read();
-        let Some(path) = self.volume.places.read().path(dir) else { return Ok(()) };
+        let Some(path) = self.volume.places.read().path(dir) else { return Ok(false) };
         self.volume.may_ask_backing()?;
-        self.volume.backing.list(&BackingPath(path), each).map_err(Error::Backing)
+        self.volume.backing.list(&BackingPath(path), each).map_err(Error::Backing)?;
+        Ok(true)
     }
 }

@@ -178,9 +178,9 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (who, how) = (self.who(req), how(flags));
         self.run(
-            move |fs| fs.open(&who, InodeId(ino.0), how),
+            move |fs| fs.open(&who, InodeId(ino.0), how).map(|fh| (fh, fs.keeps_pages(fh))),
             move |r| match r {
-                Ok(fh) => reply.opened(FileHandle(fh), open_flags(how)),
+                Ok((fh, keeps)) => reply.opened(FileHandle(fh), open_flags(how, keeps)),
                 Err(e) => reply.error(code(&e)),
             },
         );
@@ -203,7 +203,9 @@ impl Filesystem for Adapter {
             Ok((l, fs.open(&who, l.ino, how)?))
         };
         self.run(op, move |r| match r {
-            Ok((l, fh)) => reply.created(&TTL, &attr(&l), Generation(0), FileHandle(fh), open_flags(how)),
+            Ok((l, fh)) => {
+                reply.created(&TTL, &attr(&l), Generation(0), FileHandle(fh), open_flags(how, true))
+            }
             Err(e) => reply.error(code(&e)),
         });
     }
@@ -300,22 +302,24 @@ impl Filesystem for Adapter {
         self.sync(req, ino, reply);
     }
 
-    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(&self.who(req), InodeId(ino.0)) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
-            Err(e) => reply.error(code(&e)),
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.fs.listings_may_be_kept() {
+            // Said once: from now on the kernel opens directories by itself, and keeps what it reads of them.
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), FopenFlags::empty());
         }
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.run(
-            move |fs| fs.listing(fh.0, offset == 0),
+            move |fs| fs.listing(InodeId(ino.0), offset == 0),
             move |r| match r {
                 Err(e) => reply.error(code(&e)),
                 Ok(l) => {
-                    for (i, item) in l.items.iter().enumerate().skip(offset as usize) {
+                    for item in l.after(offset) {
                         let name = OsStr::from_bytes(&item.name);
-                        if reply.add(INodeNo(item.ino.0), i as u64 + 1, file_type(item.kind), name) {
+                        if reply.add(INodeNo(item.ino.0), item.cookie, file_type(item.kind), name) {
                             break;
                         }
                     }
@@ -328,13 +332,13 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
+        ino: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let fs = self.fs.clone();
-        let op = move |fs: &Fs| fs.listed_plus(fh.0, offset as usize);
+        let op = move |fs: &Fs| fs.listed_plus(InodeId(ino.0), offset);
         self.run(op, move |r| match r {
             Err(e) => reply.error(code(&e)),
             Ok(items) => {
@@ -362,11 +366,10 @@ impl Filesystem for Adapter {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
         reply.ok();
     }
 

@@ -71,13 +71,12 @@ pub(super) fn how(flags: OpenFlags) -> OpenHow {
     OpenHow { writes: !matches!(flags.acc_mode(), OpenAccMode::O_RDONLY), sync: flags.0 & O_DSYNC != 0 }
 }
 
-pub(super) fn open_flags(how: OpenHow) -> FopenFlags {
+pub(super) fn open_flags(how: OpenHow, keeps_pages: bool) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, keeps_pages);
     // A handle that never writes has nothing to say at close.
-    if how.writes {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-    }
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !how.writes);
+    flags
 }
 
 pub(super) fn data(reply: ReplyData, r: Result<Vec<u8>>) {

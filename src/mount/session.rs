@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::caller::Callers;
 use super::pool::Pool;
 use super::trim::Trimmer;
-use crate::fs::Fs;
+use crate::fs::{Fs, Told};
 use crate::sys::fusemount::{MountOptions, mount_fuse};
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::types::InodeId;
@@ -82,17 +82,25 @@ pub fn serve(
     let adapter = Adapter { fs, callers, pool: Pool::default() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
     let notifier = session.notifier();
-    let stale = move |ino: InodeId| {
-        // Attributes alone: such a notification waits for no lock that a request may hold.
-        if let Err(e) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
-            log::debug!("telling the kernel of a new mode failed: {e}");
+    let tell = move |ino: InodeId, what: Told| {
+        // Attributes alone wait for no lock that a request may hold.
+        let from = if what == Told::Attributes { -1 } else { 0 };
+        match notifier.inval_inode(INodeNo(ino.0), from, 0) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                log::debug!("telling the kernel of {what:?} of {ino}: {e}")
+            }
+            _ => {}
         }
     };
-    if told.stale.set(Box::new(stale)).is_err() {
+    let watched = told.clone();
+    if told.kernel.set(Box::new(tell)).is_err() {
         log::debug!("this volume was mounted before");
     }
     let mut trimmer = Trimmer::new(volume, device, session.notifier());
-    let trimmer = Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || trimmer.step())?;
+    let trimmer = Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || {
+        trimmer.step();
+        watched.look_for_changes();
+    })?;
     let thread = spawn("forelog-fuse", move || {
         // Inherited by the session's threads: one client's stream must not hold up another's fsync.
         crate::sys::limits::short_turns(0);

@@ -268,6 +268,11 @@ impl Volume {
         Err(Error::Backing(io::Error::new(io::ErrorKind::NotFound, text)))
     }
 
+    /// What the backing says of an inode now. `None`: it does not hold it.
+    pub fn stat_in_backing(&self, cell: &Arc<Cell>) -> Result<Option<BackingStat>> {
+        self.at_place(cell, |path| self.backing.stat(path))
+    }
+
     /// Extended attributes of an inode, read from the backing the first time.
     pub fn xattrs(&self, cell: &Arc<Cell>) -> Result<Vec<(Name, Vec<u8>)>> {
         if let Some(x) = &cell.read().node.xattrs {

@@ -25,6 +25,8 @@ pub struct Cell {
     pub opens: AtomicU32,
     /// Looked up or opened since the last search for what to drop.
     pub used: AtomicBool,
+    /// Written in parts of pages since it was opened for reads: the kernel keeps whole pages only.
+    pub patchy: AtomicBool,
     /// The checkpoint or a record since then says who it is.
     pub tracked: AtomicBool,
     /// Counts the names of it that were found in the backing.
@@ -41,6 +43,7 @@ impl Cell {
             lookups: AtomicU64::new(0),
             opens: AtomicU32::new(0),
             used: AtomicBool::new(true),
+            patchy: AtomicBool::new(false),
             tracked: AtomicBool::new(false),
             found: AtomicU32::new(0),
             inner: RwLock::new(Inode { node, map: Map::default() }),

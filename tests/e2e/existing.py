@@ -7,7 +7,7 @@ import os
 import random
 import time
 
-from harness import FAKE, Suite
+from harness import FAKE, Suite, wait_until
 
 DIRS, PER_DIR = 200, 1000
 
@@ -48,6 +48,18 @@ def mount_times(s, name, backing, n=3):
     return sorted(took)[n // 2]
 
 
+def behind(s, g, full):
+    """A name that something else adds or takes away in the backing is seen in a while, also in a directory listed before."""
+    with open(full + "/d150/dropped-in", "w") as f:
+        f.write("from elsewhere")
+    s.check(wait_until(lambda: "dropped-in" in os.listdir(g.path("d150")), 60, 0.2), "a file added in the backing is listed")
+    with open(g.path("d150/dropped-in")) as f:
+        s.check(f.read() == "from elsewhere", "and read")
+    os.unlink(full + "/d150/dropped-in")
+    s.check(wait_until(lambda: "dropped-in" not in os.listdir(g.path("d150")), 60, 0.2), "one removed there is listed no more")
+    os.utime(full + "/d150", ns=(0, 0))
+
+
 def main():
     with Suite("existing") as s:
         full = s.dir("full")
@@ -77,7 +89,8 @@ def main():
         s.note(f"all of it listed and looked at in {time.monotonic() - t:.1f} s")
         s.check({k: v[1:6] for k, v in seen.items() if k != "/.forelog"} == {k: v[1:6] for k, v in before.items()}, "all of it as it is in the backing")
         s.check(seen["/hard"][0] == seen["/d000/f001"][0], "hard links are one file")
-        touched = {"/d007", "/d007/f007", "/d007/new", "/d008", "/d008/f008", "/d008/moved"}
+        behind(s, g, full)
+        touched = {"/d150", "/d007", "/d007/f007", "/d007/new", "/d008", "/d008/f008", "/d008/moved"}
         with open(g.path("d007/f007"), "a") as f:
             f.write(" more")
         with open(g.path("d007/new"), "w") as f:

@@ -331,10 +331,7 @@ impl Programs {
     }
 
     fn names(&self, dir: InodeId) -> Outcome<Vec<Vec<u8>>> {
-        let fh = self.fs.opendir(&self.who[0], dir)?;
-        let l = self.fs.listing(fh, true);
-        self.fs.release(fh);
-        let mut v: Vec<Vec<u8>> = l?.items.iter().map(|i| i.name.to_vec()).collect();
+        let mut v: Vec<Vec<u8>> = self.fs.listing(dir, true)?.items.iter().map(|i| i.name.to_vec()).collect();
         v.retain(|n| n != b"." && n != b"..");
         v.sort();
         Ok(v)
