@@ -3,12 +3,15 @@
 
 use super::checksum::crc;
 use super::codec::Malformed;
-use crate::types::Attr;
+use crate::types::{Attr, Stamp};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 8] = b"FORELOGC";
 /// The version this build writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+
+/// The version without the list of files that are being written anew, its last field.
+const WITHOUT_REWRITTEN: u32 = 2;
 const HEAD: usize = 8 + 4 + 4 + 8;
 /// A checkpoint larger than this is refused: no allocation follows an unchecked length.
 pub const BYTES_MAX: u64 = 4 << 30;
@@ -77,6 +80,20 @@ pub struct SavedInode {
     pub extents: Vec<SavedExtent>,
 }
 
+/// The old content of a file that is being written anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBefore {
+    pub ino: u64,
+    pub size: u64,
+    pub blocks: u64,
+    pub mtime: Stamp,
+    pub data_lsn: u64,
+    pub since_ns: i64,
+    pub base_end: u64,
+    pub cuts: Vec<(u64, u64)>,
+    pub extents: Vec<SavedExtent>,
+}
+
 /// A segment file known at the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSegment {
@@ -106,6 +123,8 @@ pub struct Checkpoint {
     pub intents: Vec<SavedIntent>,
     /// Objects of the backing whose inode has another number: those made here. (object, inode)
     pub numbers: Vec<(u64, u64)>,
+    /// Files that are being written anew, as they were before.
+    pub rewritten: Vec<SavedBefore>,
 }
 
 /// Frames any serde value: magic, version, CRC, length, bincode body.
@@ -131,7 +150,7 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
     if word(8) > VERSION {
         return Err(Malformed("checkpoint: written by a newer forelog; use that version"));
     }
-    if word(8) != VERSION {
+    if word(8) != VERSION && word(8) != WITHOUT_REWRITTEN {
         return Err(Malformed("checkpoint: unknown version"));
     }
     let len = u64::from_le_bytes(std::array::from_fn(|i| bytes[16 + i]));
@@ -143,9 +162,14 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
         return Err(Malformed("checkpoint: checksum"));
     }
     let config = bincode::config::standard().with_limit::<{ BYTES_MAX as usize }>();
+    let mut whole = std::borrow::Cow::Borrowed(body);
+    if word(8) == WITHOUT_REWRITTEN {
+        // An empty list.
+        whole.to_mut().push(0);
+    }
     let (c, used) =
-        bincode::serde::decode_from_slice(body, config).map_err(|_| Malformed("checkpoint: body"))?;
-    if used != body.len() {
+        bincode::serde::decode_from_slice(&whole, config).map_err(|_| Malformed("checkpoint: body"))?;
+    if used != whole.len() {
         return Err(Malformed("checkpoint: trailing bytes"));
     }
     Ok(c)

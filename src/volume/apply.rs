@@ -108,7 +108,7 @@ impl Volume {
             }
             Mutation::Settled { ino } => {
                 if let Some(i) = locked.get_mut(*ino) {
-                    i.node.rewriting = Lsn::NONE;
+                    self.end_rewriting(i);
                     i.node.last = at.pos;
                 }
             }
@@ -315,6 +315,9 @@ impl Volume {
 
     fn attr_set(&self, locked: &mut Locked<'_>, ino: InodeId, set: &AttrSet, at: &At) {
         let Some(i) = locked.get_mut(ino) else { return };
+        if set.size == Some(0) && i.node.attr.size > 0 {
+            self.begin_rewriting(i, at);
+        }
         let a = &mut i.node.attr;
         a.mode = set.mode.unwrap_or(a.mode);
         a.uid = set.uid.unwrap_or(a.uid);
@@ -336,9 +339,6 @@ impl Volume {
             }
             if size < i.node.base_end || size < old {
                 i.node.cut(at.pos.lsn, size);
-            }
-            if size == 0 && old > 0 {
-                i.node.rewriting = at.pos.lsn;
             }
             i.node.data_lsn = at.pos.lsn;
         }
@@ -372,7 +372,7 @@ impl Volume {
     }
 
     /// Bytes that never had to go to the backing.
-    fn superseded(&self, e: &Extent) {
+    pub(super) fn superseded(&self, e: &Extent) {
         if let Source::Log { segment, .. } = e.source {
             self.release_live(segment, e.len);
             self.absorbed_bytes.fetch_add(e.len, Ordering::Relaxed);
@@ -399,20 +399,21 @@ impl Volume {
                 c.opens.load(Ordering::Acquire) > 0 || c.lookups.load(Ordering::Acquire) > 0
             });
         if !used {
-            self.drop_extents(i, ByteRange { start: 0, end: u64::MAX });
+            self.drop_content(i);
             self.table.remove(ino);
         }
     }
 
     /// The last reference to a dead inode is gone: drops its content.
     pub(super) fn drop_content(&self, i: &mut Inode) {
+        self.end_rewriting(i);
         self.drop_extents(i, ByteRange { start: 0, end: u64::MAX });
     }
 
     fn stored(&self, locked: &mut Locked<'_>, ino: InodeId, data: Lsn, meta: Lsn, size: u64) {
         let Some(i) = locked.get_mut(ino) else { return };
         if data != Lsn::NONE {
-            i.map.remove_stored(data, &mut |e| {
+            let gone = &mut |e: &Extent| {
                 if let Source::Log { segment, .. } = e.source {
                     self.release_live(segment, e.len);
                     self.stored_bytes.fetch_add(e.len, Ordering::Relaxed);
@@ -420,8 +421,13 @@ impl Volume {
                 if e.source != Source::Zero {
                     self.dirty_bytes.fetch_sub(e.len as i64, Ordering::Relaxed);
                 }
-            });
+            };
+            i.map.remove_stored(data, gone);
             i.node.content_stored(data, size);
+            if let Some(b) = &mut i.before {
+                b.map.remove_stored(data, gone);
+                b.content_stored(data, size);
+            }
         }
         if i.node.meta_lsn <= meta {
             i.node.meta_lsn = Lsn::NONE;

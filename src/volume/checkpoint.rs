@@ -5,8 +5,8 @@ use super::error::{Error, Result};
 use super::table::{Cell, Inode};
 use crate::extents::{Extent, Source};
 use crate::format::checkpoint::{
-    self, Checkpoint, SavedEntry, SavedExtent, SavedInode, SavedIntent, SavedObject, SavedSegment,
-    SavedSource,
+    self, Checkpoint, SavedBefore, SavedEntry, SavedExtent, SavedInode, SavedIntent, SavedObject,
+    SavedSegment, SavedSource,
 };
 use crate::format::mutation::EntryKey;
 use crate::namespace::Place;
@@ -129,12 +129,13 @@ impl Volume {
             keep_with_ancestors(ino, &[], &self.places, &by_id, &mut keep);
         }
         let mut inodes = Vec::with_capacity(keep.len());
-        let (mut objects, mut disputed) = (Vec::new(), Vec::new());
+        let (mut objects, mut disputed, mut rewritten) = (Vec::new(), Vec::new(), Vec::new());
         for c in &cells {
             let tracked = keep.contains(&c.id);
             c.tracked.store(tracked, Ordering::Release);
             if tracked {
                 let i = c.read();
+                rewritten.extend(save_before(&i));
                 inodes.push(save(&i, &self.places.read()));
                 objects.push(c.id);
                 let unstored = |d: &crate::namespace::Dir| {
@@ -163,6 +164,7 @@ impl Volume {
             objects,
             intents,
             numbers,
+            rewritten,
         }
     }
 }
@@ -240,8 +242,7 @@ fn save(i: &Inode, places: &Places) -> SavedInode {
         meta_lsn: n.meta_lsn.0,
         data_lsn: n.data_lsn.0,
         xattrs_lsn: n.xattrs_lsn.0,
-        // Old by now: what a checkpoint holds counts as whole.
-        rewriting: 0,
+        rewriting: n.rewriting.0,
         dirty_since_ns: n.dirty_since_ns,
         base_end: n.base_end,
         cuts: n.cuts.iter().map(|c| (c.0.0, c.1)).collect(),
@@ -253,6 +254,21 @@ fn save(i: &Inode, places: &Places) -> SavedInode {
         parents: n.parents.iter().map(|k| (k.parent.0, k.name.to_vec())).collect(),
         extents: i.map.iter().map(|(start, e)| save_extent(start, e)).collect(),
     }
+}
+
+fn save_before(i: &Inode) -> Option<SavedBefore> {
+    let b = i.before.as_ref()?;
+    Some(SavedBefore {
+        ino: i.node.id.0,
+        size: b.size,
+        blocks: b.blocks,
+        mtime: b.mtime,
+        data_lsn: b.data_lsn.0,
+        since_ns: b.since_ns,
+        base_end: b.base_end,
+        cuts: b.cuts.iter().map(|c| (c.0.0, c.1)).collect(),
+        extents: b.map.iter().map(|(start, e)| save_extent(start, e)).collect(),
+    })
 }
 
 fn save_extent(start: u64, e: &Extent) -> SavedExtent {

@@ -3,6 +3,7 @@
 
 use super::Volume;
 use super::checkpoint::{FILE, load_file};
+use super::rewrite::Before;
 use super::table::Cell;
 use crate::extents::{Extent, Source};
 use crate::format::checkpoint::{self, Checkpoint, SavedInode, SavedSource};
@@ -78,6 +79,22 @@ impl Volume {
             cell.tracked.store(true, Ordering::Release);
             self.table.insert(cell);
         }
+        for b in &c.rewritten {
+            let Some(cell) = self.table.get(InodeId(b.ino)) else { continue };
+            let mut map = crate::extents::Map::default();
+            b.extents.iter().for_each(|e| self.load_extent(&mut map, e));
+            let mut i = cell.write();
+            i.before = Some(Box::new(Before {
+                map,
+                base_end: b.base_end,
+                cuts: b.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect(),
+                size: b.size,
+                blocks: b.blocks,
+                mtime: b.mtime,
+                data_lsn: Lsn(b.data_lsn),
+                since_ns: b.since_ns,
+            }));
+        }
         {
             let mut places = self.places.write();
             for o in &c.objects {
@@ -132,6 +149,7 @@ fn load_node(s: &SavedInode) -> Node {
     n.target = (!s.target.is_empty()).then(|| s.target.clone().into());
     n.xattrs = s.xattrs.as_ref().map(|x| x.iter().map(|(k, v)| (k.as_slice().into(), v.clone())).collect());
     (n.meta_lsn, n.data_lsn, n.xattrs_lsn) = (Lsn(s.meta_lsn), Lsn(s.data_lsn), Lsn(s.xattrs_lsn));
+    n.rewriting = Lsn(s.rewriting);
     n.dirty_since_ns = s.dirty_since_ns;
     n.base_end = s.base_end;
     n.cuts = s.cuts.iter().map(|c| (Lsn(c.0), c.1)).collect();

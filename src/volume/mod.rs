@@ -16,6 +16,7 @@ mod load;
 mod place;
 mod read;
 mod recover;
+mod rewrite;
 mod settle;
 mod stored;
 mod sync;

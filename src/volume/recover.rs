@@ -16,7 +16,7 @@ use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
 use crate::wal::scan::{Damage, Found};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
@@ -92,7 +92,6 @@ impl Volume {
     }
 
     fn replay_all(&self, records: Vec<Replayable>, ckpt: &Checkpoint, same_boot: bool, report: &mut Report) {
-        let half_written = if same_boot { HashMap::new() } else { unsettled(&records) };
         let lost = lost_ranges(&records, report);
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
@@ -113,14 +112,6 @@ impl Volume {
                 continue;
             }
             applied.insert(lsn);
-            if super::apply::touched(&r.mutation)
-                .first()
-                .is_some_and(|i| half_written.get(i).is_some_and(|&from| lsn >= from))
-                && rewrites(&r.mutation)
-            {
-                report.dropped += 1;
-                continue;
-            }
             let content = matches!(r.mutation, Mutation::Write { .. })
                 .then(|| self.wal.pool.get(r.segment))
                 .flatten()
@@ -136,6 +127,9 @@ impl Volume {
             let pos = Pos { segment: r.segment, generation: h.generation, end, lsn };
             self.replay(&r.mutation, &At { pos, wall_ns: h.wall_ns, content }, &r.found.data);
             report.replayed += 1;
+        }
+        if !same_boot {
+            report.dropped += self.take_back();
         }
     }
 
@@ -226,30 +220,6 @@ impl Replayable {
     }
 }
 
-fn rewrites(m: &Mutation) -> bool {
-    matches!(m, Mutation::SetAttr { .. } | Mutation::Write { .. } | Mutation::Zero { .. })
-}
-
-/// Files that were truncated and whose new content was not whole yet: from which record on.
-fn unsettled(records: &[Replayable]) -> HashMap<InodeId, Lsn> {
-    let mut open = HashMap::new();
-    for r in records {
-        match &r.mutation {
-            Mutation::SetAttr { ino, set } if set.size == Some(0) => {
-                open.entry(*ino).or_insert(r.found.header.lsn);
-            }
-            Mutation::Settled { ino } => {
-                open.remove(ino);
-            }
-            Mutation::Create { ino, .. } => {
-                open.remove(ino);
-            }
-            _ => {}
-        }
-    }
-    open
-}
-
 /// LSN ranges that damage took out of the middle of a segment: their successors are sound.
 fn lost_ranges(records: &[Replayable], report: &Report) -> Vec<(Lsn, Lsn)> {
     let mut out = Vec::new();
@@ -291,6 +261,7 @@ fn assemble(
         .inodes
         .iter()
         .flat_map(|i| i.extents.iter())
+        .chain(ckpt.rewritten.iter().flat_map(|b| b.extents.iter()))
         .filter_map(|e| match e.source {
             SavedSource::Log { segment, .. } => Some(segment),
             _ => None,

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub pieces: Vec<SnapshotPiece>,
     pub parents: Vec<EntryKey>,
     pub dead: bool,
+    /// It was truncated and is not known to be whole yet.
+    pub rewriting: bool,
 }
 
 impl Volume {
@@ -60,6 +62,7 @@ impl Volume {
             pieces,
             parents: n.parents.to_vec(),
             dead: n.is_dead(),
+            rewriting: n.rewriting != Lsn::NONE,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The inodes in memory, and locking several of them without deadlock: always in the order of ids.
 
+use super::rewrite::Before;
 use crate::backing::BackingFile;
 use crate::extents::Map;
 use crate::namespace::Node;
@@ -14,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 pub struct Inode {
     pub node: Node,
     pub map: Map,
+    /// What it was before it was truncated, while it is written anew.
+    pub before: Option<Box<Before>>,
 }
 
 /// An inode in memory.
@@ -46,7 +49,7 @@ impl Cell {
             patchy: AtomicBool::new(false),
             tracked: AtomicBool::new(false),
             found: AtomicU32::new(0),
-            inner: RwLock::new(Inode { node, map: Map::default() }),
+            inner: RwLock::new(Inode { node, map: Map::default(), before: None }),
             file: Mutex::new(None),
         })
     }

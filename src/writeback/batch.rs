@@ -154,7 +154,17 @@ impl Writeback {
             return;
         }
         // What is dead leaves by its names.
-        let Some(snap) = self.volume.snapshot(ino).filter(|s| !s.dead) else { return };
+        let Some(mut snap) = self.volume.snapshot(ino).filter(|s| !s.dead) else { return };
+        if snap.rewriting {
+            if self.waits_for_rewriting(ino) {
+                return;
+            }
+            // As it is now, without what was before.
+            match self.volume.snapshot(ino).filter(|s| !s.dead && !s.rewriting) {
+                Some(s) => snap = s,
+                None => return,
+            }
+        }
         // Clean: it is where it belongs, and may leave memory at any time.
         if snap.data == Lsn::NONE && snap.meta == Lsn::NONE {
             return;

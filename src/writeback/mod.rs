@@ -148,6 +148,9 @@ pub struct Writeback {
     not_before_ns: u64,
 }
 
+/// A file that was truncated may take this long to be whole again, whatever else wants its room in the log.
+const REWRITING_LEAST: Duration = Duration::from_secs(2);
+
 impl Writeback {
     pub fn new(volume: Arc<Volume>, shared: Arc<Shared>) -> Writeback {
         let seed = volume.clock.monotonic_ns();
@@ -191,7 +194,10 @@ impl Writeback {
         if full {
             self.volume.wal.seal_older(200_000_000);
         }
-        let items = self.volume.dirty.take(BATCH_INODES, self.due_before(full));
+        let taken = self.volume.dirty.take(BATCH_INODES, self.due_before(full));
+        let (waiting, items): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|t| self.waits_for_rewriting(t.1));
+        waiting.into_iter().for_each(|(since, ino)| self.volume.dirty.requeue(since, ino));
         let mut more = false;
         let parked = || !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
         if !items.is_empty() || parked() {
@@ -201,6 +207,25 @@ impl Writeback {
         }
         self.recycle(self.volume.clock.monotonic_ns());
         if more { Duration::ZERO } else { idle }
+    }
+
+    /// True for a file that was truncated lately and is not whole yet: its old content is the backing's until it
+    /// is. When it took too long, or the log's room or a drain want it, it counts as whole.
+    fn waits_for_rewriting(&self, ino: InodeId) -> bool {
+        let Some(since) = self.volume.rewriting_since(ino) else { return false };
+        let age = self.shared.settings.lock().age.max(REWRITING_LEAST);
+        let most = if self.is_tight() { REWRITING_LEAST } else { age };
+        let waited = self.volume.clock.wall_ns().saturating_sub(since);
+        let waits = (0..most.as_nanos().min(i64::MAX as u128) as i64).contains(&waited);
+        if waits && !self.shared.is_draining() {
+            return true;
+        }
+        log::debug!("inode {ino}: written anew for {} ms, counts as whole", waited / 1_000_000);
+        if let Err(e) = self.volume.settle_rewriting(ino) {
+            log::warn!("inode {ino}: giving up its old content: {e:?}");
+            return true;
+        }
+        false
     }
 
     /// Inodes dirty since before this wall clock time are due.
