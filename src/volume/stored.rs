@@ -196,6 +196,27 @@ impl Volume {
         self.table.get(ino).is_some_and(|c| !c.read().node.is_dead())
     }
 
+    /// True when no name leads to a directory any more. One that is not in memory is as the backing has it, unless
+    /// programs removed its name there or something above it.
+    pub fn is_removed(&self, dir: InodeId) -> bool {
+        let mut at = dir;
+        // Deeper than any tree is: places that lead in a circle are not believed.
+        for _ in 0..4096 {
+            if at == InodeId::ROOT {
+                return false;
+            }
+            if let Some(c) = self.table.get(at) {
+                return c.read().node.is_dead();
+            }
+            let Some(place) = self.places.read().get(at) else { return true };
+            match self.entry(&place.at) {
+                Some((target, _)) => return target != Some(at),
+                None => at = place.at.parent,
+            }
+        }
+        true
+    }
+
     /// True while a name or an open handle leads to an inode.
     pub fn is_open_or_named(&self, ino: InodeId) -> bool {
         self.table.get(ino).is_some_and(|c| {

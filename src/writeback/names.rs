@@ -290,7 +290,7 @@ impl Writeback {
         }
         match self.volume.entry(key) {
             Some((target, lsn)) => target != Some(ino) && lsn <= upto,
-            None => !self.volume.is_named(key.parent),
+            None => self.volume.is_removed(key.parent),
         }
     }
 

@@ -12,11 +12,12 @@ import fcntl
 import json
 import os
 import random
+import signal
 import struct
 import sys
 import time
 
-from harness import FAKE, LONG, Suite, mounts, sh
+from harness import FAKE, LONG, Suite, mounts, sh, wait_until
 from killer_model import DIR, LINK, Model, data, walk
 from killer_ops import Hands, pick, read_slog
 from killer_programs import Sqlite
@@ -64,6 +65,15 @@ def work(root, k, model, seed, serial, journal, seconds):
         note({"done": serial, "at": time.monotonic()})
         model.apply(op)
     return 0
+
+
+def stopped(pid):
+    """True when every thread of the process stands still."""
+    for t in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{t}/stat") as f:
+            if f.read().rpartition(")")[2].split()[0] not in "Tt":
+                return False
+    return True
 
 
 def version(n, k):
@@ -228,11 +238,16 @@ class Cut:
         kids += [s.spawn(replacer, g.mnt, f"{self.j}/{how}", 60, how) for how in ("renamed", "rewritten")]
         kids += [s.spawn(p.loop, g.mnt, 60) for p in self.programs]
         time.sleep(self.rng.uniform(0.5, 4))
+        # As one moment: the gateway must not go on with a log that is gone (it would drain what it can).
+        pids = g.pids()
+        for p in pids:
+            os.kill(p, signal.SIGSTOP)
+        wait_until(lambda: all(stopped(p) for p in pids), 10)
         texts = logs + [f"{self.j}/{how}" for how in ("renamed", "rewritten")] + [p.journal for p in self.programs]
         sizes = {t: os.path.getsize(t) if os.path.exists(t) else 0 for t in texts}
         at = time.monotonic()
         self.cut()
-        g.finish_kill(g.pids())
+        g.finish_kill(pids)
         for k in kids:
             k.kill()
         g.detach()
@@ -248,12 +263,20 @@ class Cut:
         t = time.monotonic()
         self.after_a_boot(g.mount)
         took = time.monotonic() - t
+        sh(["rm", "-rf", f"/var/tmp/fl-case-{self.seed}"], 60)
         problems, lost = self.check(logs, sizes, at)
         s.check(not problems, f"cut {self.n} on {self.fs}{', the backing too' if self.disk in g.backing else ''}, seed {self.seed}: "
                 f"lost at the end {lost} operations; mounted in {took:.2f} s", "\n    ".join(problems[:12]))
         if problems:
             g.show_log()
-        r = g.umount("--timeout", "2m", timeout=200)
+            if os.environ.get("FORELOG_KEEP_LOG"):
+                keep = f"/var/tmp/fl-case-{self.seed}"
+                os.makedirs(keep)
+                for x in (g.log_file, g.backing, self.j):
+                    sh(["cp", "-a", x, keep], 60)
+                sh(["mv", f"/var/tmp/fl-log-{self.seed}", keep + "/log"], 60)
+        sh(["rm", "-rf", f"/var/tmp/fl-log-{self.seed}"], 60)
+        r = g.umount("--timeout", "20s", timeout=60)
         s.check(r.returncode == 0, f"cut {self.n}: umount returns 0", r.stderr)
         left = [d for k, m in enumerate(self.settled) if m and (d := Seen(f"{g.backing}/w/{k}").against(m))]
         s.check(not left, f"cut {self.n}: the backing has what was recovered", left)
