@@ -10,6 +10,7 @@ import time
 from harness import HERE, TOOLS, Suite, sh
 
 EXPECTED = os.path.join(os.path.dirname(HERE), "pjdfstest-expected.txt")
+COMPATIBILITY = os.path.join(os.path.dirname(os.path.dirname(HERE)), "docs/COMPATIBILITY.md")
 SKIPS_MOST = 15
 # rename_ctime: a rename changes ctime, as on ext4. st_birthtime cannot be passed on by FUSE here; remounts are not ours to do.
 CONFIG = """[features]
@@ -68,6 +69,11 @@ def judge(s, result, said, expected):
     s.check(all(expected.values()), "every listed failure has a cause", [t for t, c in expected.items() if not c])
     gone = sorted(t for t in expected if result.get(t) == "ok")
     s.check(not gone, "no listed failure passes by now", gone)
+    s.note(f"skipped: {' '.join(sorted(skipped))}")
+    with open(COMPATIBILITY, encoding="utf-8") as f:
+        text = f.read()
+    unnamed = [t for t in skipped if f"`{t}`" not in text]
+    s.check(not unnamed, "docs/COMPATIBILITY.md names every skipped test and why", unnamed)
     s.check(len(skipped) <= SKIPS_MOST, f"at most {SKIPS_MOST} skipped", skipped)
 
 

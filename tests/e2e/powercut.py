@@ -277,7 +277,9 @@ class Cut:
                 sh(["mv", f"/var/tmp/fl-log-{self.seed}", keep + "/log"], 60)
         sh(["rm", "-rf", f"/var/tmp/fl-log-{self.seed}"], 60)
         r = g.umount("--timeout", "20s", timeout=60)
-        s.check(r.returncode == 0, f"cut {self.n}: umount returns 0", r.stderr)
+        if not s.check(r.returncode == 0, f"cut {self.n}: umount returns 0", r.stderr):
+            with open(g.log_file) as f:
+                print("".join("       " + x[:250] for x in f.readlines() if "writeback" in x or "recover" in x)[-2500:])
         left = [d for k, m in enumerate(self.settled) if m and (d := Seen(f"{g.backing}/w/{k}").against(m))]
         s.check(not left, f"cut {self.n}: the backing has what was recovered", left)
         for p in (g.backing, g.log):
