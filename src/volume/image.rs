@@ -12,7 +12,7 @@ use crate::namespace::{Entry, Node, Place};
 use crate::sys::disk::Disk;
 use crate::types::{BackingId, InodeId, Lsn, Pos, SegmentId};
 use crate::wal::pool::parse_file_name;
-use crate::wal::scan::{Damage, Scan, scan};
+use crate::wal::scan::{Damage, Found, HEADER_LOST, Scan, scan};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,8 +55,49 @@ pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
         scans.extend(part?);
     }
     scans.sort_by_key(|s| s.0);
-    let damage = scans.iter().flat_map(|s| s.3.damage.clone()).collect();
+    let mut damage: Vec<Damage> = scans.iter().flat_map(|s| s.3.damage.clone()).collect();
+    if let Some(c) = &checkpoint {
+        let scan_of = |id| scans.iter().find(|s| s.0 == id).map(|s| &s.3);
+        damage.retain(|d| !scan_of(d.segment).is_some_and(|s| is_past(d, s, c)) || is_needed(d, c));
+    }
     Ok(LogImage { checkpoint, scans, damage })
+}
+
+/// True for a stretch without records that all lie before the checkpoint: nothing of it would be replayed. A tail that
+/// was torn by a power cut becomes such a stretch with the recovery after it.
+pub(super) fn is_past(d: &Damage, s: &Scan, c: &Checkpoint) -> bool {
+    if d.what != HEADER_LOST {
+        return false;
+    }
+    match neighbours(d, s).1 {
+        Some(after) => after.0 <= c.lsn,
+        None => d.end <= durable_at(s, d.segment, c),
+    }
+}
+
+/// LSN of the last record before a damaged stretch and of the first behind it.
+pub(super) fn neighbours(d: &Damage, s: &Scan) -> (Option<Lsn>, Option<Lsn>) {
+    let lsn = |r: &Found| r.header.lsn;
+    let before = s.records.iter().filter(|r| r.record_at < d.start).map(lsn).max();
+    (before, s.records.iter().filter(|r| r.record_at >= d.start).map(lsn).min())
+}
+
+/// How far a segment was durable when the checkpoint was taken, if it is still the same generation.
+pub(super) fn durable_at(s: &Scan, id: SegmentId, c: &Checkpoint) -> u32 {
+    let generation = s.header.map(|h| h.generation).or(s.records.first().map(|r| r.header.generation));
+    let same = |k: &&checkpoint::SavedSegment| k.id == id.0 && Some(k.generation) == generation;
+    c.segments.iter().find(same).map_or(0, |k| k.durable)
+}
+
+/// The checkpoint names bytes of a record that began there.
+fn is_needed(d: &Damage, c: &Checkpoint) -> bool {
+    let of_before = c.rewritten.iter().flat_map(|b| &b.extents);
+    c.inodes.iter().flat_map(|i| &i.extents).chain(of_before).any(|e| match e.source {
+        SavedSource::Log { segment, record, .. } => {
+            segment == d.segment.0 && (d.start..d.end).contains(&record)
+        }
+        _ => false,
+    })
 }
 
 impl Volume {

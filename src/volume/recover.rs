@@ -3,7 +3,7 @@
 
 use super::apply::{At, Content};
 use super::checkpoint::FILE;
-use super::image::{LogImage, read_log};
+use super::image::{LogImage, durable_at, is_past, neighbours, read_log};
 use super::table::{Cell, Table};
 use super::{DirtyQueue, FIRST_INO, Volume};
 use crate::backing::{Backing, BackingPath};
@@ -13,7 +13,7 @@ use crate::namespace::{Node, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
 use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
-use crate::wal::scan::{Damage, Found};
+use crate::wal::scan::{Damage, Found, HEADER_LOST, Scan};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
@@ -82,8 +82,8 @@ impl Volume {
         let mut report = Report { fresh, damage: image.damage.clone(), ..Report::default() };
         let volume = Arc::new(assemble(disk, backing, clock, limits, boot, &ckpt, root, &image)?);
         volume.load_checkpoint(&ckpt);
-        let records = collect(image, &ckpt, &mut report)?;
-        volume.replay_all(records, &ckpt, ckpt.boot == boot, &mut report);
+        let (records, lost) = collect(image, &ckpt, &mut report)?;
+        volume.replay_all(records, &lost, &ckpt, ckpt.boot == boot, &mut report);
         volume
             .finish_recovery()
             .map_err(|e| format!("asking the backing {} failed: {e}", volume.backing.describe()))?;
@@ -91,8 +91,14 @@ impl Volume {
         Ok(Opened { volume, report })
     }
 
-    fn replay_all(&self, records: Vec<Replayable>, ckpt: &Checkpoint, same_boot: bool, report: &mut Report) {
-        let lost = lost_ranges(&records, report);
+    fn replay_all(
+        &self,
+        records: Vec<Replayable>,
+        lost: &[(Lsn, Lsn)],
+        ckpt: &Checkpoint,
+        same_boot: bool,
+        report: &mut Report,
+    ) {
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
             if let Mutation::Create { ino, .. } | Mutation::Whiteout { white: ino, .. } = &r.mutation {
@@ -220,22 +226,12 @@ impl Replayable {
     }
 }
 
-/// LSN ranges that damage took out of the middle of a segment: their successors are sound.
-fn lost_ranges(records: &[Replayable], report: &Report) -> Vec<(Lsn, Lsn)> {
-    let mut out = Vec::new();
-    for d in report.damage.iter().filter(|d| d.what == "record header") {
-        let here = records.iter().filter(|r| r.segment == d.segment);
-        let (mut before, mut after) = (Lsn::NONE, Lsn(u64::MAX));
-        for r in here {
-            if r.found.record_at < d.start {
-                before = before.max(r.found.header.lsn);
-            } else {
-                after = after.min(r.found.header.lsn);
-            }
-        }
-        out.push((before, after));
+/// LSN ranges that damage took out of a segment: their successors are sound.
+fn lost_ranges(s: &Scan, ckpt: &Checkpoint, out: &mut Vec<(Lsn, Lsn)>) {
+    for d in s.damage.iter().filter(|d| d.what == HEADER_LOST && !is_past(d, s, ckpt)) {
+        let (before, after) = neighbours(d, s);
+        out.push((before.unwrap_or(Lsn::NONE).max(Lsn(ckpt.lsn)), after.unwrap_or(Lsn(u64::MAX))));
     }
-    out
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -313,14 +309,18 @@ fn assemble(
     })
 }
 
-fn collect(image: LogImage, ckpt: &Checkpoint, report: &mut Report) -> Result<Vec<Replayable>, String> {
-    let mut out = Vec::new();
+/// The records to replay in their order, and the ranges that damage took.
+type Collected = (Vec<Replayable>, Vec<(Lsn, Lsn)>);
+
+fn collect(image: LogImage, ckpt: &Checkpoint, report: &mut Report) -> Result<Collected, String> {
+    let (mut out, mut lost) = (Vec::new(), Vec::new());
     for (id, _, _, s) in image.scans {
         if s.header.is_some_and(|h| h.log != ckpt.log) {
             continue;
         }
         report.torn_bytes += s.torn as u64;
-        let known = ckpt.segments.iter().find(|k| k.id == id.0).map_or(0, |k| k.durable);
+        lost_ranges(&s, ckpt, &mut lost);
+        let known = durable_at(&s, id, ckpt);
         let durable = s.records.iter().map(|r| r.header.durable).max().unwrap_or(0).max(known);
         for found in s.records {
             if found.header.lsn.0 <= ckpt.lsn {
@@ -334,5 +334,5 @@ fn collect(image: LogImage, ckpt: &Checkpoint, report: &mut Report) -> Result<Ve
         }
     }
     out.sort_by_key(|r| r.found.header.lsn);
-    Ok(out)
+    Ok((out, lost))
 }

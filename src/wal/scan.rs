@@ -28,6 +28,9 @@ pub struct Damage {
     pub what: String,
 }
 
+/// What `Damage` says of a stretch in which no record begins, though it was durable.
+pub const HEADER_LOST: &str = "record header";
+
 /// All that a segment holds.
 pub struct Scan {
     pub header: Option<SegmentHeader>,
@@ -101,7 +104,7 @@ pub fn scan_bytes(
     }
     for (start, end) in gaps {
         if start < durable as usize {
-            out.damage.push(damage(id, start, end.min(durable as usize), "record header"));
+            out.damage.push(damage(id, start, end.min(durable as usize), HEADER_LOST));
         } else {
             out.torn += (end - start) as u32;
         }

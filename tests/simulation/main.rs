@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod model;
+mod power;
 mod programs;
 mod stress;
 mod world;
@@ -36,6 +37,25 @@ fn one(w: &mut World) -> Result<(), String> {
     w.unmount()
 }
 
+/// FORELOG_CUTS=FROM..TO runs other seeds.
+#[test]
+fn a_power_cut_takes_a_suffix_of_what_each_program_did() {
+    logging();
+    let mut failed = Vec::new();
+    let mut cuts = 0;
+    for seed in seeds_of("FORELOG_CUTS", 0..150) {
+        match power::one(seed) {
+            Ok(n) => cuts += n,
+            Err(e) => {
+                println!("seed {seed}: {e}");
+                failed.push(seed);
+            }
+        }
+    }
+    println!("{cuts} power cuts");
+    assert!(failed.is_empty(), "{} seeds fail: {failed:?}", failed.len());
+}
+
 /// Silent, but for what RUST_LOG asks for.
 fn logging() {
     let mut log = env_logger::builder();
@@ -43,10 +63,10 @@ fn logging() {
     log.is_test(true).format_target(false).format_timestamp(None).try_init().ok();
 }
 
-fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("FORELOG_SEEDS") else { return default };
+fn seeds_of(name: &str, default: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var(name) else { return default };
     let (a, b) = text.split_once("..").unwrap_or((&text, ""));
-    let from: u64 = a.parse().expect("FORELOG_SEEDS=FROM..TO");
+    let from: u64 = a.parse().expect("FROM..TO");
     from..b.parse().unwrap_or(from + 1)
 }
 
@@ -54,7 +74,7 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 fn every_crash_recovers_all_that_was_acknowledged() {
     logging();
     let mut failed = Vec::new();
-    for seed in seeds(0..300) {
+    for seed in seeds_of("FORELOG_SEEDS", 0..300) {
         let mut w = World::new(seed);
         if let Err(e) = one(&mut w) {
             println!("seed {seed}: {e}");

@@ -28,6 +28,26 @@ pub struct Programs {
     pub held: Vec<InodeId>,
     pub done: u64,
     pub trace: Vec<String>,
+    /// What a power cut may leave, if that is of interest.
+    pub past: Option<Past>,
+}
+
+/// The states of one program's tree since it was last known to be durable, that one first.
+#[derive(Default)]
+pub struct Past {
+    pub states: Vec<(String, Model)>,
+    /// How many of them are not durable for certain: all but the last of those before.
+    pub durable: usize,
+}
+
+impl Past {
+    pub fn of(model: &Model) -> Past {
+        Past { states: vec![("before".into(), model.clone())], durable: 0 }
+    }
+    /// All up to now is durable.
+    pub fn synced(&mut self) {
+        self.durable = self.states.len() - 1;
+    }
 }
 
 type Outcome<T> = Result<T, Error>;
@@ -50,6 +70,7 @@ impl Programs {
             held: Vec::new(),
             done: 0,
             trace: Vec::new(),
+            past: None,
         }
     }
 
@@ -78,12 +99,13 @@ impl Programs {
     /// One random operation, checked against the model. Errors: what is wrong.
     pub fn step(&mut self) -> Result<(), String> {
         let op = self.model.random(&mut self.dice);
-        if self.dice.chance(6) {
+        if self.past.is_none() && self.dice.chance(6) {
             return self.handles();
         }
         let told = op.to_string();
         let mut expected = self.model.clone();
         let possible = expected.apply(&op);
+        self.remember_parts(&op);
         let got = self.run(&op, &expected);
         log::info!("{told}: {}", if got.is_ok() { "done" } else { "refused" });
         self.trace.push(told);
@@ -107,7 +129,19 @@ impl Programs {
             Ok(_) => return Err(format!("{op:?} was done, the model refuses it")),
             Err(Error::Full) => {}
             Err(_) if !possible => {}
-            Err(e) => return Err(format!("{op:?} was refused: {e:?}")),
+            Err(e) => {
+                // It may be there all the same, if the power went.
+                self.past
+                    .iter_mut()
+                    .for_each(|p| p.states.push((format!("in flight: {op}"), expected.clone())));
+                return Err(format!("{op:?} was refused: {e:?}"));
+            }
+        }
+        if let Some(p) = &mut self.past {
+            p.states.push((op.to_string(), self.model.clone()));
+            if matches!(op, Op::Sync { .. }) && possible {
+                p.synced();
+            }
         }
         if self.dice.chance(80) {
             self.forget();
@@ -121,6 +155,24 @@ impl Programs {
             self.verify()?;
         }
         Ok(())
+    }
+
+    /// A large write goes into the log in parts where a segment ends: after a power cut some of them may be there.
+    fn remember_parts(&mut self, op: &Op) {
+        let (Some(p), Op::Write { at, offset, seed, len }) = (&mut self.past, op) else { return };
+        let all = content(*seed, *len);
+        for n in (4096..*len).step_by(4096) {
+            let mut part = self.model.clone();
+            let Some(i) = part.find(at).filter(|&i| part.nodes[i].kind == Kind::File) else { return };
+            let d = &mut part.nodes[i];
+            let end = *offset as usize + n;
+            if d.data.len() < end {
+                d.data.resize(end, 0);
+            }
+            d.data[*offset as usize..end].copy_from_slice(&all[..n]);
+            d.mtime = None;
+            p.states.push((format!("{n} bytes of: {op}"), part));
+        }
     }
 
     /// Opens, uses and closes files that may have lost their names.
@@ -200,6 +252,10 @@ impl Programs {
             Op::Truncate { at, size } => {
                 let ino = self.walk(at)?;
                 fs.setattr(&who, ino, &SetAttrRequest { size: Some(*size), ..Default::default() })?;
+                if self.past.is_some() {
+                    // Else its old content may come back: whole it is when it is closed.
+                    fs.flush(&who, ino)?;
+                }
             }
             Op::Punch { at, offset, len } => {
                 let ino = self.walk(at)?;
