@@ -63,11 +63,11 @@ pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
     Ok(LogImage { checkpoint, scans, damage })
 }
 
-/// True for a stretch without records that all lie before the checkpoint: nothing of it would be replayed. A tail that
+/// True for a stretch of records that all lie before the checkpoint: nothing of it would be replayed. A tail that
 /// was torn by a power cut becomes such a stretch with the recovery after it.
 pub(super) fn is_past(d: &Damage, s: &Scan, c: &Checkpoint) -> bool {
     if d.what != HEADER_LOST {
-        return false;
+        return s.records.iter().any(|r| r.record_at == d.start && r.header.lsn.0 <= c.lsn);
     }
     match neighbours(d, s).1 {
         Some(after) => after.0 <= c.lsn,

@@ -20,6 +20,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+/// Most numbers that can have been given out since a checkpoint.
+const STRAY_GENERATIONS: u32 = 1 << 24;
+const STRAY_LSNS: u64 = 1 << 40;
+
 /// What recovery found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -252,7 +256,20 @@ fn assemble(
         .max()
         .unwrap_or_default()
         .max(Lsn(ckpt.lsn));
-    let wal = Wal::new(disk.clone(), clock.clone(), ckpt.log, limits, last, ckpt.next_generation);
+    // What a power cut undid may lie about in segments that count as free: with numbers given out twice it would
+    // come back with the next scan. Numbers out of all reason are some program's data.
+    let strays = || {
+        let all = image.scans.iter().flat_map(|s| &s.3.strays);
+        all.filter(|s| {
+            s.0 < ckpt.next_generation.saturating_add(STRAY_GENERATIONS) && s.1.0 < ckpt.lsn + STRAY_LSNS
+        })
+    };
+    let last = strays().map(|s| s.1).max().unwrap_or_default().max(last);
+    let headers =
+        image.scans.iter().filter_map(|s| s.3.header).filter(|h| h.log == ckpt.log).map(|h| h.generation);
+    let next_generation =
+        strays().map(|s| s.0).chain(headers).map(|g| g + 1).max().unwrap_or(0).max(ckpt.next_generation);
+    let wal = Wal::new(disk.clone(), clock.clone(), ckpt.log, limits, last, next_generation);
     let used: HashSet<u32> = ckpt
         .inodes
         .iter()

@@ -41,6 +41,9 @@ pub struct Scan {
     pub torn: u32,
     /// End of the last record.
     pub end: u32,
+    /// Generations and LSNs of valid records of other generations: left over from before, or from a time that a
+    /// power cut undid. Their numbers must not be given out again.
+    pub strays: Vec<(u32, Lsn)>,
 }
 
 /// Scans a segment. `known` is what the checkpoint says of it: generation and durable position.
@@ -65,14 +68,27 @@ pub fn scan_bytes(
     keep_data: &dyn Fn(u8) -> bool,
 ) -> Scan {
     let header = SegmentHeader::decode(bytes).ok().filter(|h| h.id == id);
-    let mut out = Scan { header, records: Vec::new(), damage: Vec::new(), torn: 0, end: RECORDS_AT as u32 };
+    let mut out = Scan {
+        header,
+        records: Vec::new(),
+        damage: Vec::new(),
+        torn: 0,
+        end: RECORDS_AT as u32,
+        strays: Vec::new(),
+    };
     // A damaged header does not take the records with it: each carries its generation.
     let generation = match (header, known) {
         (Some(h), _) => h.generation,
         (None, Some((g, _))) => g,
         (None, None) => match newest_generation(bytes, id) {
             Some(g) => g,
-            None => return out,
+            None => {
+                let mut at = RECORDS_AT;
+                while at + frame::HEADER_BYTES <= bytes.len() {
+                    at += stray(bytes, at, id, &mut out.strays).unwrap_or(ALIGN);
+                }
+                return out;
+            }
         },
     };
     let mut durable = known.filter(|k| k.0 == generation).map_or(0, |k| k.1);
@@ -94,7 +110,7 @@ pub fn scan_bytes(
                 gap_from = at;
                 out.end = at.min(bytes.len()) as u32;
             }
-            Err(_) => at += ALIGN,
+            Err(_) => at += stray(bytes, at, id, &mut out.strays).unwrap_or(ALIGN),
         }
     }
     // The stretch behind the last record is damage only as far as it was durable.
@@ -143,6 +159,17 @@ fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(
         data: if keep_data(h.kind) { data.to_vec() } else { Vec::new() },
         data_sound: frame::data_crc(id, h.generation, data) == h.data_crc,
     }
+}
+
+/// Notes a record of whatever generation at `at`; returns how long it is.
+fn stray(bytes: &[u8], at: usize, id: SegmentId, out: &mut Vec<(u32, Lsn)>) -> Option<usize> {
+    let g = u32::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
+    let h = Header::decode(id, g, &bytes[at..]).ok()?;
+    match out.iter_mut().find(|s| s.0 == g) {
+        Some(s) => s.1 = s.1.max(h.lsn),
+        None => out.push((g, h.lsn)),
+    }
+    Some(h.frame_bytes())
 }
 
 /// The newest generation of which a valid record is found; for a segment whose header is lost.

@@ -186,10 +186,10 @@ fn settle(p: &mut Programs, past: Past) -> Result<Model, String> {
 }
 
 /// FORELOG_KEEP=DIR: the log as the cut left it, for `forelog dump`.
-fn keep(disk: &SimDisk) -> Result<(), String> {
+fn keep(disk: &SimDisk, cut: u64) -> Result<(), String> {
     let Some(dir) = std::env::var_os("FORELOG_KEEP") else { return Ok(()) };
-    let dir = std::path::Path::new(&dir);
-    std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+    let dir = std::path::Path::new(&dir).join(cut.to_string());
+    std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
     for (name, len) in disk.list().map_err(|e| e.to_string())? {
         let mut bytes = vec![0; len as usize];
         let file = disk.open(&name).map_err(|e| e.to_string())?;
@@ -210,7 +210,7 @@ pub fn one(seed: u64) -> Result<u64, String> {
         let old = g.stop()?;
         m.disk.cut_power(&mut m.dice);
         m.plug.restore();
-        keep(&m.disk)?;
+        keep(&m.disk, n)?;
         g = m.mount(models.clone())?;
         models.clear();
         for (k, (p, was)) in g.programs.iter_mut().zip(old).enumerate() {
