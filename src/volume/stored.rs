@@ -6,7 +6,7 @@ use super::commit::Data;
 use super::error::{Error, Result};
 use super::table::{Cell, Locked};
 use crate::extents::Source;
-use crate::format::mutation::{EntryKey, Mutation};
+use crate::format::mutation::{AttrSet, EntryKey, Mutation};
 use crate::types::{Attr, ByteRange, InodeId, Lsn, Name, Pos};
 use crate::wal::Class;
 use std::sync::Arc;
@@ -146,6 +146,25 @@ impl Volume {
         let refs: Vec<&Arc<Cell>> = cells.iter().collect();
         let mut locked = Locked::new(&refs);
         change.commit(&mut locked, m, Data::NONE, Class::System).map(drop)
+    }
+
+    /// Logs the times of a directory that is clean: names in it are about to be replaced in the backing, which gives
+    /// it other ones there until they are set back. Returns whether there was need to.
+    pub fn keep_times(&self, ino: InodeId) -> Result<bool> {
+        let Some(cell) = self.table.get(ino) else { return Ok(false) };
+        if cell.read().node.meta_lsn != Lsn::NONE {
+            return Ok(false);
+        }
+        let change = self.change(&self.system);
+        change.track(&cell)?;
+        let mut locked = Locked::new(&[&cell]);
+        let attr = match locked.get(ino) {
+            Some(i) if i.node.meta_lsn == Lsn::NONE && !i.node.is_dead() => i.node.attr,
+            _ => return Ok(false),
+        };
+        let set = AttrSet { mtime: Some(attr.mtime), ctime: Some(attr.ctime), ..AttrSet::default() };
+        change.commit(&mut locked, &Mutation::SetAttr { ino, set }, Data::NONE, Class::System)?;
+        Ok(true)
     }
 
     /// Says in the log who an inode is and where it stands, unless it does so already. Returns whether

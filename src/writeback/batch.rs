@@ -5,6 +5,7 @@ use super::{BATCH_BYTES, Writeback};
 use crate::backing::{BackingPath, staged_path};
 use crate::format::mutation::{EntryKey, Mutation};
 use crate::namespace::Place;
+use crate::namespace::places::PARKED;
 use crate::types::{BackingId, InodeId, Kind, Lsn};
 use crate::volume::Snapshot;
 use std::collections::HashSet;
@@ -220,6 +221,10 @@ impl Writeback {
     /// lose a name: the log may not know it.
     fn announce(&mut self, w: &mut Work, keys: &[EntryKey]) -> Result<(), String> {
         let mut any = false;
+        let dirs: HashSet<InodeId> = keys.iter().map(|k| k.parent).filter(|&d| d != PARKED).collect();
+        for dir in dirs {
+            any |= self.volume.keep_times(dir).map_err(|e| format!("{e:?}"))?;
+        }
         for key in keys {
             any |= self.announce_others(key).map_err(|e| e.to_string())?;
             let v = &self.volume;

@@ -132,8 +132,8 @@ class Worker:
         elif kind == "R" and a != b:
             os.rename(p, self.path(*b))
             if f != g:  # two links of one file: nothing happens
+                m.set_name(*b, f)  # first: a file without a name counts as unused
                 m.set_name(*a, -1)
-                m.set_name(*b, f)
         elif kind in "wtpmrsa":
             self.content(kind, p, f)
 
