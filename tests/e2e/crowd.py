@@ -110,8 +110,11 @@ class Worker:
             m.hold([FREE_LOCK])
             used = {m.name(d, n) for d in range(DIRS) for n in range(NAMES)}
             free = [x for x in range(FILES) if x not in used]
+            new = rng.choice(free) if free else -1
             if free:
-                new = rng.choice(free)
+                m.hold([FILE_LOCK + new])
+            # Looked at again: while its names were looked through it may have been renamed to where the look had been.
+            if free and not m.links(new):
                 m.set_size(new, 0)
                 m.set_name(*a, new)
                 os.close(os.open(p, os.O_CREAT | os.O_EXCL | os.O_RDWR))
