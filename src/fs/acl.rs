@@ -49,7 +49,7 @@ impl Fs {
             return self.drop_acl(who, ino, name);
         }
         let room = self.limits.xattr_bytes_max;
-        self.change_xattrs(who, ino, |set, _| {
+        self.change_xattrs(who, ino, |set| {
             without(set, name);
             set.push((name.into(), list.encode()));
             fits(set, room)
@@ -62,7 +62,7 @@ impl Fs {
         if !there {
             return Ok(());
         }
-        self.change_xattrs(who, ino, |set, _| {
+        self.change_xattrs(who, ino, |set| {
             without(set, name);
             Ok(())
         })

@@ -47,6 +47,8 @@ struct Table {
     times: BTreeMap<InodeId, Option<Stamp>>,
     /// Last one looked at.
     at: Option<InodeId>,
+    /// Those that there was no more room for.
+    dropped: Vec<InodeId>,
 }
 
 #[derive(Default)]
@@ -59,13 +61,12 @@ impl Fs {
             return Ok(());
         }
         let time = self.time_in_backing(dir)?;
-        let gone = {
-            let mut t = self.watch.0.lock();
-            t.times.insert(dir.id, time);
-            if t.times.len() > WATCHED { t.times.pop_first() } else { None }
-        };
-        if let Some((ino, _)) = gone {
-            self.tell(ino, Told::Listing);
+        let mut t = self.watch.0.lock();
+        t.times.insert(dir.id, time);
+        if t.times.len() > WATCHED
+            && let Some((ino, _)) = t.times.pop_first()
+        {
+            t.dropped.push(ino);
         }
         Ok(())
     }
@@ -80,7 +81,7 @@ impl Fs {
     /// Looks at the next directories, and has the kernel forget the listings of those that changed. Not on a thread
     /// that serves requests: the kernel waits for readers.
     pub fn look_for_changes(&self) {
-        let part: Vec<(InodeId, Option<Stamp>)> = {
+        let (part, dropped) = {
             let mut t = self.watch.0.lock();
             let part: Vec<_> = t
                 .times
@@ -89,8 +90,9 @@ impl Fs {
                 .map(|(&i, &s)| (i, s))
                 .collect();
             t.at = part.last().filter(|_| part.len() == AT_ONCE).map(|p| p.0);
-            part
+            (part, std::mem::take(&mut t.dropped))
         };
+        dropped.into_iter().for_each(|ino| self.tell(ino, Told::Listing));
         for (ino, time) in part {
             let now = match self.volume.cell(ino) {
                 // The kernel has given it back, and its listing with it.

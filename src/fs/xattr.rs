@@ -2,7 +2,7 @@
 
 use super::{Fs, Who};
 use crate::format::mutation::{Mutation, encode_xattrs};
-use crate::types::{Attr, InodeId, Name};
+use crate::types::{InodeId, Name};
 use crate::volume::{Data, Error, Locked, Result};
 use crate::wal::Class;
 
@@ -57,7 +57,7 @@ impl Fs {
         if room == 0 {
             return Err(Error::NotSupported);
         }
-        self.change_xattrs(who, ino, |set, _| {
+        self.change_xattrs(who, ino, |set| {
             let at = set.iter().position(|(n, _)| &**n == name);
             match (flags, at) {
                 (CREATE, Some(_)) => return Err(Error::Exists),
@@ -77,7 +77,7 @@ impl Fs {
         if is_acl(name) {
             return self.drop_acl(who, ino, name);
         }
-        self.change_xattrs(who, ino, |set, _| {
+        self.change_xattrs(who, ino, |set| {
             let i = set.iter().position(|(n, _)| &**n == name).ok_or(Error::NoAttribute)?;
             set.remove(i);
             Ok(())
@@ -88,7 +88,7 @@ impl Fs {
         &self,
         who: &Who,
         ino: InodeId,
-        f: impl Fn(&mut Vec<(Name, Vec<u8>)>, &Attr) -> Result<()>,
+        f: impl Fn(&mut Vec<(Name, Vec<u8>)>) -> Result<()>,
     ) -> Result<()> {
         self.writable()?;
         let cell = self.cell(ino)?;
@@ -96,9 +96,8 @@ impl Fs {
         let change = self.volume.change(&who.client.slot);
         change.track(&cell)?;
         let mut locked = Locked::new(&[&cell]);
-        let i = locked.get(ino).ok_or(Error::Stale)?;
-        let mut set = i.node.xattrs.clone().ok_or(Error::Stale)?;
-        f(&mut set, &i.node.attr)?;
+        let mut set = locked.get(ino).and_then(|i| i.node.xattrs.clone()).ok_or(Error::Stale)?;
+        f(&mut set)?;
         let bytes = encode_xattrs(&set);
         let data = Data { bytes: &bytes, may_split: false };
         change.commit(&mut locked, &Mutation::SetXattrs { ino }, data, Class::Data).map(drop)

@@ -4,6 +4,7 @@
 
 use crate::model::Model;
 use crate::programs::{Past, Programs};
+use crate::world::LIMITS;
 use forelog::backing::Backing;
 use forelog::fs::{Clients, Fs, New, Who};
 use forelog::history::History;
@@ -12,7 +13,6 @@ use forelog::sys::disk::Disk;
 use forelog::testing::{Dice, ManualClock, MemBacking, Plug, SimDisk};
 use forelog::types::{InodeId, Kind, ProgramId};
 use forelog::volume::Volume;
-use forelog::wal::PoolLimits;
 use forelog::writeback::{Settings, Shared, Writeback};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -72,12 +72,7 @@ impl Machine {
                 self.disk.clone() as Arc<dyn Disk>,
                 self.backing.clone() as Arc<dyn Backing>,
                 self.clock.clone() as Arc<dyn Clock>,
-                PoolLimits {
-                    capacity: 3 << 20,
-                    segment_min: 64 << 10,
-                    segment_max: 256 << 10,
-                    segment_static: 128 << 10,
-                },
+                LIMITS,
                 &format!("boot {}", self.boots),
                 7,
             );

@@ -20,6 +20,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// A log that is soon full and turns its segments over all the time.
+pub const LIMITS: PoolLimits = PoolLimits {
+    capacity: 3 << 20,
+    segment_min: 64 << 10,
+    segment_max: 256 << 10,
+    segment_static: 128 << 10,
+};
+
 /// A running gateway.
 struct Running {
     volume: Arc<Volume>,
@@ -74,12 +82,7 @@ impl World {
                 self.disk.clone() as Arc<dyn Disk>,
                 self.backing.clone() as Arc<dyn Backing>,
                 self.clock.clone() as Arc<dyn Clock>,
-                PoolLimits {
-                    capacity: 3 << 20,
-                    segment_min: 64 << 10,
-                    segment_max: 256 << 10,
-                    segment_static: 128 << 10,
-                },
+                LIMITS,
                 "boot",
                 7,
             );

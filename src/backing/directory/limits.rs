@@ -29,10 +29,8 @@ pub(super) fn remote(root: &OwnedFd) -> io::Result<bool> {
 }
 
 impl DirectoryBacking {
-    /// Tries what this filesystem takes, with objects in `tmp`, where nobody else sees them.
+    /// Tries what this filesystem takes, with objects in `tmp`, which is empty and where nobody else sees them.
     pub(super) fn measure(&self, tmp: BorrowedFd<'_>) -> io::Result<Limits> {
-        let _ = unlinkat(tmp, PROBE, AtFlags::empty());
-        let _ = unlinkat(tmp, SECOND, AtFlags::empty());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(tmp, PROBE, flags, Mode::from_raw_mode(0o600))?;
         let takes = |r: rustix::io::Result<()>| {
