@@ -85,6 +85,12 @@ pub struct Log {
     pub durable_lsn: u64,
     pub oldest_dirty_seconds: f64,
     pub device_syncs: u64,
+    /// Syncs of the log that failed since the mount.
+    pub sync_failures: u64,
+    /// Segments whose last sync failed and that are not written to another file yet.
+    pub segments_latched: u64,
+    /// Segments that were, with what they held verified.
+    pub segments_rewritten: u64,
     pub segments: Segments,
 }
 

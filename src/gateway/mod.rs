@@ -21,7 +21,7 @@ use crate::sys::fusemount;
 use crate::sys::lock::LockFile;
 use crate::sys::mountinfo;
 use crate::volume::Volume;
-use crate::writeback::Shared;
+use crate::writeback::{Retry, Shared};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
@@ -59,8 +59,16 @@ pub struct Gateway {
     pub prediction: Mutex<plan::Seen>,
     started_ns: u64,
     rate: AtomicU64,
+    mending: Mutex<Mending>,
     draining: AtomicBool,
     life: (Mutex<Life>, Condvar),
+}
+
+/// The writing anew of segments whose sync failed.
+struct Mending {
+    retry: Retry,
+    /// Why it did not work the last time.
+    trouble: Option<String>,
 }
 
 impl Gateway {
@@ -264,7 +272,7 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     v.wal.nudge_epochs();
     if let Err(e) = closed {
         return Verdict::refused(format!(
-            "closing the log in {} failed: {e:?}; the next mount recovers it",
+            "closing the log in {} failed: {e}; the next mount recovers it",
             gateway.config.log_dir.display()
         ));
     }

@@ -1,6 +1,7 @@
 //! Opening: locks, backing, log, recovery.
 
 use super::Gateway;
+use super::Mending;
 use super::plan::Seen;
 use crate::backing::directory::DirectoryBacking;
 use crate::backing::{AttrChange, Backing, BackingPath};
@@ -15,7 +16,7 @@ use crate::sys::{files, limits};
 use crate::types::{InodeId, Kind};
 use crate::volume::Volume;
 use crate::wal::PoolLimits;
-use crate::writeback::{Settings, Shared};
+use crate::writeback::{Retry, Settings, Shared};
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
@@ -86,6 +87,7 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         prediction: Mutex::new(Seen::default()),
         started_ns: clock.monotonic_ns(),
         rate: AtomicU64::new(0),
+        mending: Mutex::new(Mending { retry: Retry::new(clock.monotonic_ns()), trouble: None }),
         draining: AtomicBool::new(false),
         life: Default::default(),
     }))

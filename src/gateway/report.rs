@@ -36,8 +36,18 @@ impl Gateway {
 
     fn state(&self) -> (State, Option<String>) {
         if self.volume.wal.committer.latched.load(Ordering::Relaxed) > 0 {
-            let why = "a sync of the log failed: fsync gives EIO for what that segment holds; check the disk";
-            return (State::Degraded, Some(why.into()));
+            let why = match self.mending.lock().trouble.clone() {
+                None => "it is being written to another file".to_owned(),
+                Some(e) => format!("writing it to another file failed, trying again: {e}"),
+            };
+            let dir = self.config.log_dir.display();
+            return (
+                State::Degraded,
+                Some(format!(
+                    "a sync of the log in {dir} failed: fsync gives EIO for what that segment holds, and nothing \
+                     is brought to the backing; {why}; check the disk"
+                )),
+            );
         }
         let trouble = self.writeback.trouble.lock().clone();
         if let Some(t) = trouble {
@@ -73,6 +83,9 @@ impl Gateway {
             durable_lsn: wal.marks.stable().0,
             oldest_dirty_seconds: age,
             device_syncs: wal.committer.device_syncs.load(Ordering::Relaxed),
+            sync_failures: wal.committer.failures.load(Ordering::Relaxed),
+            segments_latched: wal.committer.latched.load(Ordering::Relaxed),
+            segments_rewritten: wal.committer.rewritten.load(Ordering::Relaxed),
             segments: status::Segments { free: c.free, reserved: c.reserved, open: c.open, sealed: c.sealed },
         }
     }

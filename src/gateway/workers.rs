@@ -68,7 +68,11 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
         let g = g.clone();
         Worker::every("namer", Duration::from_millis(50), Bell::new(), move || g.callers.complete())?
     };
-    let others = vec![predictor, commit, tick, reaper, namer];
+    let mender = {
+        let g = g.clone();
+        Worker::every("mender", Duration::from_millis(50), Bell::new(), move || mend(&g))?
+    };
+    let others = vec![predictor, commit, tick, reaper, namer, mender];
     Ok(Workers { gateway: g.clone(), committers, writeback, others })
 }
 
@@ -107,6 +111,33 @@ fn commit(g: &Gateway) {
             log::warn!("the periodic sync of the log failed: errno {}", e.0);
         }
     }));
+}
+
+/// Writes segments anew whose sync failed (law 4), with waits between the tries.
+fn mend(g: &Gateway) {
+    if g.volume.wal.committer.latched.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let now = g.volume.clock.monotonic_ns();
+    if g.mending.lock().retry.wait(now).is_some() {
+        return;
+    }
+    let outcome = g.volume.mend();
+    let mut m = g.mending.lock();
+    match outcome {
+        Ok(n) => {
+            m.retry.succeeded();
+            m.trouble = None;
+            if n > 0 {
+                log::warn!("{n} log segments were written to other files and verified: fsync works again");
+            }
+        }
+        Err((segment, e)) => {
+            m.retry.failed(now);
+            log::error!("writing log segment {} to another file failed, trying again: {e}", segment.0);
+            m.trouble = Some(e.to_string());
+        }
+    }
 }
 
 fn tick(g: &Gateway, last: &mut (u64, u64)) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub(super) fn code(e: &Error) -> Errno {
     if is_grave(e) {
-        log::warn!("a request failed: {e:?}");
+        log::warn!("a request failed: {e}");
     }
     Errno::from_i32(errno(e))
 }

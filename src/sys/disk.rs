@@ -32,6 +32,8 @@ pub trait DiskFile: Send + Sync {
     /// Returns once all written data are on stable storage. Never call it again to turn a failure
     /// into a success: the kernel may have dropped the pages.
     fn sync_data(&self) -> io::Result<()>;
+    /// Forgets what is cached of the file and is not dirty, so that the next read asks the device.
+    fn drop_cache(&self) -> io::Result<()>;
     /// Size in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Writes zeros over the first `len` bytes, so that blocks are allocated and written and the
@@ -191,6 +193,10 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         Ok(rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.file))?)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
     fn len(&self) -> io::Result<u64> {

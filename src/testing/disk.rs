@@ -191,10 +191,24 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.plug.pass(Trouble::Disk)?;
+        let fate = self.plug.fate_of_a_sync();
         let mut c = self.content.lock();
         for (at, bytes) in std::mem::take(&mut c.unsynced) {
-            put(&mut c.synced, at, &bytes);
+            // After a failed sync the pages count as clean, whether the device has them or not.
+            if fate.brings(&bytes) {
+                put(&mut c.synced, at, &bytes);
+            }
         }
+        fate.answer()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut c = self.content.lock();
+        let mut now = c.synced.clone();
+        for (at, bytes) in &c.unsynced {
+            put(&mut now, *at, bytes);
+        }
+        c.now = now;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The plug of a simulated machine: every call of the disk and of the backing passes here. Pulled, all
 //! calls fail; trouble makes single calls fail; a visitor may act between two calls.
 
+use super::dice::Dice;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -24,6 +25,30 @@ pub struct Plug {
     fuse: AtomicI64,
     calls: AtomicU64,
     visitor: Mutex<Option<Visitor>>,
+    /// Percent of syncs that fail, and of those that lie.
+    bad_syncs: Mutex<Option<(u64, u64, Dice)>>,
+}
+
+/// What a sync of the disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// All is brought to the device.
+    Done,
+    /// An error, and some of what was written never arrives.
+    Fails,
+    /// Success is told, and some of what was written never arrives.
+    Lies,
+}
+
+impl Fate {
+    /// Whether this write arrives on the device.
+    pub fn brings(self, bytes: &[u8]) -> bool {
+        self == Fate::Done || bytes.iter().map(|b| *b as usize).sum::<usize>() % 2 == 0
+    }
+    /// What the caller is told.
+    pub fn answer(self) -> io::Result<()> {
+        if self == Fate::Fails { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
 }
 
 impl Plug {
@@ -55,6 +80,22 @@ impl Plug {
     /// Someone who is called before each call, outside all locks of the doubles, and may fail it.
     pub fn set_visitor(&self, v: Option<Visitor>) {
         *self.visitor.lock() = v;
+    }
+
+    /// Percentages of syncs that fail and that lie; `None`: all are good.
+    pub fn set_bad_syncs(&self, percent: Option<(u64, u64, Dice)>) {
+        *self.bad_syncs.lock() = percent;
+    }
+
+    /// Decides on one sync.
+    pub fn fate_of_a_sync(&self) -> Fate {
+        let mut bad = self.bad_syncs.lock();
+        let Some((fail, lie, dice)) = &mut *bad else { return Fate::Done };
+        match dice.below(100) {
+            n if n < *fail => Fate::Fails,
+            n if n < *fail + *lie => Fate::Lies,
+            _ => Fate::Done,
+        }
     }
 
     /// Passes one call.

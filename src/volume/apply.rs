@@ -382,7 +382,7 @@ impl Volume {
         }
     }
 
-    fn release_live(&self, segment: crate::types::SegmentId, len: u64) {
+    pub(super) fn release_live(&self, segment: crate::types::SegmentId, len: u64) {
         if let Some(s) = self.wal.pool.get(segment) {
             s.add_live(-(len as i64));
         }

@@ -61,7 +61,7 @@ impl Volume {
         let _one_at_a_time = self.checkpointing.lock();
         // Chosen with the image: a segment that lost its last needed byte only afterwards is still
         // named by it.
-        let (mut image, upto, idle) = {
+        let ((mut image, named), upto, idle) = {
             let _gate = self.gate.write();
             let upto = self.wal.marks.appended();
             (self.image(upto), upto, self.wal.idle_upto(upto))
@@ -78,6 +78,14 @@ impl Volume {
         let bytes = checkpoint::encode(&image).map_err(|e| Error::Log(io::Error::other(e)))?;
         store_file(&*self.disk, FILE, FILE_NEW, &bytes).map_err(Error::Log)?;
         self.checkpointed.store(upto.0, Ordering::Release);
+        // Not before it is durable: what is changed in between would rely on it.
+        for (c, found) in named {
+            c.tracked.store(true, Ordering::Release);
+            // A name that was found meanwhile is not in it.
+            if c.found.load(Ordering::Acquire) != found {
+                c.tracked.store(false, Ordering::Release);
+            }
+        }
         let n = self.wal.retire(Retired::by_checkpoint(idle));
         if n > 0 {
             self.space_freed();
@@ -85,13 +93,19 @@ impl Volume {
         Ok(n)
     }
 
+    /// True while a checkpoint is taken.
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpointing.is_locked()
+    }
+
     /// Position of the last durable checkpoint.
     pub fn checkpointed(&self) -> Lsn {
         Lsn(self.checkpointed.load(Ordering::Acquire))
     }
 
-    /// The state, with the gate held for writing: nothing changes meanwhile.
-    fn image(&self, upto: Lsn) -> Checkpoint {
+    /// The state, with the gate held for writing: nothing changes meanwhile. With it the inodes that it tells
+    /// of, and how often a name of each had been found.
+    fn image(&self, upto: Lsn) -> (Checkpoint, Vec<(Arc<Cell>, u32)>) {
         // Inode locks come before the places' lock, here as everywhere.
         let cells = self.table.all();
         let by_id: HashMap<InodeId, &Arc<Cell>> = cells.iter().map(|c| (c.id, c)).collect();
@@ -132,8 +146,9 @@ impl Volume {
         let (mut objects, mut disputed, mut rewritten) = (Vec::new(), Vec::new(), Vec::new());
         for c in &cells {
             let tracked = keep.contains(&c.id);
-            c.tracked.store(tracked, Ordering::Release);
-            if tracked {
+            if !tracked {
+                c.tracked.store(false, Ordering::Release);
+            } else {
                 let i = c.read();
                 rewritten.extend(save_before(&i));
                 inodes.push(save(&i, &self.places.read()));
@@ -152,7 +167,9 @@ impl Volume {
             (save_objects(&places, objects, &disputed), numbers)
         };
         let intents = self.intents.lock().iter().map(|(ino, p)| save_intent(*ino, p)).collect();
-        Checkpoint {
+        let named = cells.iter().filter(|c| keep.contains(&c.id));
+        let named = named.map(|c| (c.clone(), c.found.load(Ordering::Acquire))).collect();
+        let image = Checkpoint {
             log: self.log_id,
             backing: self.backing.describe(),
             lsn: upto.0,
@@ -165,7 +182,8 @@ impl Volume {
             intents,
             numbers,
             rewritten,
-        }
+        };
+        (image, named)
     }
 }
 

@@ -13,6 +13,7 @@ mod dirty;
 mod error;
 mod image;
 mod load;
+mod mend;
 mod place;
 mod read;
 mod recover;
@@ -82,6 +83,8 @@ pub struct Volume {
     space: (Mutex<u64>, Condvar),
     /// Held while a checkpoint is taken.
     checkpointing: Mutex<()>,
+    /// Held while latched segments are written anew.
+    mending: Mutex<()>,
     /// Everything up to here is in the last durable checkpoint.
     checkpointed: AtomicU64,
 }

@@ -49,7 +49,7 @@ impl Volume {
 
     fn read_log(&self, segment: SegmentId, at: u32, out: &mut [u8]) -> Result<()> {
         let seg = self.wal.pool.get(segment).ok_or(Error::Damaged)?;
-        seg.file.read_exact_at(out, at as u64).map_err(Error::Log)
+        seg.file().read_exact_at(out, at as u64).map_err(Error::Log)
     }
 
     /// The backing's file of an inode, opened once and kept.

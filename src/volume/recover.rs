@@ -13,6 +13,7 @@ use crate::namespace::{Node, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
 use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
+use crate::wal::mend;
 use crate::wal::scan::{Damage, Found, HEADER_LOST, Scan};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
 use parking_lot::{Mutex, RwLock};
@@ -91,7 +92,7 @@ impl Volume {
         volume
             .finish_recovery()
             .map_err(|e| format!("asking the backing {} failed: {e}", volume.backing.describe()))?;
-        volume.checkpoint().map_err(|e| format!("writing the log failed: {e:?}"))?;
+        volume.checkpoint().map_err(|e| format!("writing the log failed: {e}"))?;
         Ok(Opened { volume, report })
     }
 
@@ -280,7 +281,10 @@ fn assemble(
             _ => None,
         })
         .collect();
+    let files = disk.list().map_err(|e| format!("listing the log failed: {e}"))?;
+    let marked = mend::marked(&files);
     for (id, size, file, s) in &image.scans {
+        let mut file = file.clone();
         let max = s.records.iter().map(|r| r.header.lsn).max().unwrap_or_default();
         let generation =
             s.header.map(|h| h.generation).or(s.records.first().map(|r| r.header.generation)).unwrap_or(0);
@@ -290,15 +294,21 @@ fn assemble(
         if needed {
             // A gateway that was killed may have left it in the page cache only; from here on it counts
             // as durable.
-            file.sync_data().map_err(|e| format!("syncing log segment {} failed: {e}", id.0))?;
+            file = mend::settle(&*disk, *id, &file, marked.contains(id))
+                .map_err(|e| format!("syncing log segment {} failed: {e}; check the log's disk", id.0))?;
+        } else if marked.contains(id) {
+            mend::unmark(&*disk, *id).map_err(|e| format!("removing a mark from the log failed: {e}"))?;
         }
-        wal.adopt(*id, *size as u32, file.clone(), generation, needed.then_some((s.end, max)));
+        wal.adopt(*id, *size as u32, file, generation, needed.then_some((s.end, max)));
     }
     let mut places = Places::new(root.id);
     places.load_numbers(ckpt.numbers.iter().map(|n| (BackingId(n.0), InodeId(n.1))));
     let table = Table::default();
     table.insert(Cell::new(Node::new(InodeId::ROOT, root.attr)));
     let next_ino = places.numbers().map(|n| n.1.0 + 1).max().unwrap_or(0).max(ckpt.next_ino);
+    for (name, _) in files.iter().filter(|f| mend::is_temporary(&f.0)) {
+        mend::remove(&*disk, name).map_err(|e| format!("removing {name} from the log failed: {e}"))?;
+    }
     disk.sync_dir().map_err(|e| format!("syncing the log directory failed: {e}"))?;
     Ok(Volume {
         wal: Arc::new(wal),
@@ -322,6 +332,7 @@ fn assemble(
         stored_bytes: AtomicU64::new(0),
         space: Default::default(),
         checkpointing: Mutex::new(()),
+        mending: Mutex::new(()),
         checkpointed: AtomicU64::new(ckpt.lsn),
     })
 }

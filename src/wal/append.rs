@@ -253,7 +253,7 @@ impl Wal {
         };
         let bytes = head.encode(seg.id, &meta);
         let record_at = st.pos;
-        seg.file.write_all_at(&[&bytes, &meta, data], record_at as u64)?;
+        seg.file().write_all_at(&[&bytes, &meta, data], record_at as u64)?;
         st.pos += head.frame_bytes() as u32;
         st.max_lsn = lsn;
         if st.first_ns == 0 {

@@ -7,6 +7,7 @@
 
 mod append;
 mod marks;
+pub mod mend;
 pub mod pool;
 pub mod scan;
 mod segment;
@@ -145,7 +146,7 @@ impl Wal {
     /// Errors: I/O, or a checksum that does not match.
     pub fn read_verified(&self, seg: &Segment, record_at: u32) -> io::Result<(Vec<u8>, u32)> {
         let mut head = [0u8; frame::HEADER_BYTES];
-        seg.file.read_exact_at(&mut head, record_at as u64)?;
+        seg.file().read_exact_at(&mut head, record_at as u64)?;
         let bad = |what: &str| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -160,7 +161,7 @@ impl Wal {
             return Err(bad("lengths"));
         }
         let mut bytes = vec![0u8; whole];
-        seg.file.read_exact_at(&mut bytes, record_at as u64)?;
+        seg.file().read_exact_at(&mut bytes, record_at as u64)?;
         let h = frame::Header::decode(seg.id, seg.generation(), &bytes).map_err(|e| bad(e.0))?;
         bytes.drain(..h.data_at());
         bytes.truncate(h.data_bytes as usize);

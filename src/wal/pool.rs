@@ -5,7 +5,7 @@ use crate::format::segment::{RECORDS_AT, SegmentHeader};
 use crate::sys::disk::Disk;
 use crate::types::{Lsn, SegmentId};
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -75,7 +75,7 @@ pub struct Pool {
     disk: Arc<dyn Disk>,
     log: u128,
     pub limits: PoolLimits,
-    table: RwLock<HashMap<SegmentId, Arc<Segment>>>,
+    table: RwLock<BTreeMap<SegmentId, Arc<Segment>>>,
     ready: Mutex<Ready>,
     next_generation: AtomicU32,
     /// Segments taken that were ready, and those that a write had to wait for.
@@ -138,6 +138,11 @@ impl Pool {
         self.table.write().insert(s.id, s.clone());
         self.next_generation.fetch_max(generation + 1, Ordering::AcqRel);
         s
+    }
+
+    /// Where the segment files are.
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Makes the names of segment files durable.
@@ -252,7 +257,7 @@ impl Pool {
     fn open(&self, s: &Segment, owner: Owner) -> io::Result<()> {
         let generation = self.next_generation.fetch_add(1, Ordering::AcqRel);
         let head = SegmentHeader { id: s.id, generation, size: s.size as u64, log: self.log };
-        s.file.write_all_at(&[&head.encode()], 0)?;
+        s.file().write_all_at(&[&head.encode()], 0)?;
         let mut st = s.state.lock();
         s.generation.store(generation, Ordering::Release);
         // The header itself is not durable yet: the first sync covers it with the first records.

@@ -3,7 +3,7 @@
 use crate::format::segment::RECORDS_AT;
 use crate::sys::disk::DiskFile;
 use crate::types::{ClientId, Lsn, Pos, SegmentId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 
@@ -54,7 +54,8 @@ pub(super) struct State {
 pub struct Segment {
     pub id: SegmentId,
     pub size: u32,
-    pub file: Arc<dyn DiskFile>,
+    /// Another file takes its place when a sync of it failed (`mend`).
+    pub(super) file: RwLock<Arc<dyn DiskFile>>,
     pub(super) generation: AtomicU32,
     /// Up to here everything is on stable storage, and so is all it depends on.
     pub(super) durable: AtomicU32,
@@ -73,7 +74,7 @@ impl Segment {
         Segment {
             id,
             size,
-            file,
+            file: RwLock::new(file),
             generation: AtomicU32::new(0),
             durable: AtomicU32::new(RECORDS_AT as u32),
             live: AtomicI64::new(0),
@@ -91,6 +92,10 @@ impl Segment {
         }
     }
 
+    /// The file that holds it now.
+    pub fn file(&self) -> Arc<dyn DiskFile> {
+        self.file.read().clone()
+    }
     /// Generation in use.
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)

@@ -8,7 +8,7 @@ use crate::format::segment::RECORDS_AT;
 use crate::sys::worker::spawn;
 use crate::types::{Lsn, Pos, SegmentId};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -51,8 +51,11 @@ pub struct Committer {
     stop: AtomicBool,
     /// fdatasync calls made.
     pub device_syncs: AtomicU64,
-    /// Segments latched by a failed sync.
+    /// Segments latched by a failed sync now.
     pub latched: AtomicU64,
+    /// Syncs that failed, and segments written anew for it.
+    pub failures: AtomicU64,
+    pub rewritten: AtomicU64,
 }
 
 impl Wal {
@@ -119,7 +122,7 @@ impl Wal {
     /// Segments, and how far, that must be synced so that `needs` survive any cut. A sync makes a
     /// segment's whole prefix durable, so every record of that prefix counts, not only those asked for.
     fn closure(&self, needs: &[Pos]) -> Vec<Target> {
-        let mut found: HashMap<SegmentId, Target> = HashMap::new();
+        let mut found: BTreeMap<SegmentId, Target> = BTreeMap::new();
         let mut work: Vec<Pos> = needs.iter().copied().filter(|p| !self.is_durable(p)).collect();
         while let Some(p) = work.pop() {
             let seen = found.get(&p.segment).map_or(RECORDS_AT as u32, |t| t.end);
@@ -220,7 +223,7 @@ impl Wal {
     }
 
     fn sync_segment(&self, seg: &Segment) -> io::Result<()> {
-        seg.file.sync_data()?;
+        seg.file().sync_data()?;
         if seg.unnamed.load(Ordering::Acquire) {
             self.pool.sync_names()?;
             seg.unnamed.store(false, Ordering::Release);
@@ -230,15 +233,18 @@ impl Wal {
 
     /// Law 4: after one failed sync the kernel may have dropped the pages and forgotten the error.
     fn latch(&self, seg: &Segment, e: &io::Error) -> i32 {
-        let errno = e.raw_os_error().unwrap_or(5);
-        seg.latched.store(errno, Ordering::Release);
-        self.committer.latched.fetch_add(1, Ordering::Relaxed);
+        let errno = e.raw_os_error().filter(|&n| n != 0).unwrap_or(5);
+        if seg.latched.swap(errno, Ordering::AcqRel) == 0 {
+            self.committer.latched.fetch_add(1, Ordering::AcqRel);
+        }
+        self.committer.failures.fetch_add(1, Ordering::Relaxed);
         log::error!(
             "syncing log segment {} failed: {e}; fsync answers EIO for what it holds until that is \
-             written anew; check the log's disk",
+             written to another file and verified; check the log's disk",
             seg.id.0
         );
         self.seal(seg);
+        super::mend::mark(self.pool.disk(), seg.id);
         errno
     }
 

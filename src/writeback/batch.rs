@@ -20,14 +20,16 @@ impl Writeback {
     /// once.
     pub(super) fn batch(&mut self, items: Vec<(i64, InodeId)>) -> bool {
         let mut w = Work::default();
+        self.log_failed = false;
         let mine = self.gather(items, &mut w);
         // What goes to the backing must not outrun what is durable here: all that was gathered is, and
         // a name is brought there only as of this position.
         w.upto = match self.volume.sync_log() {
             Ok(()) => self.volume.wal.marks.stable(),
             Err(e) => {
-                log::error!("syncing the log before a drain failed: {e:?}; draining on");
-                self.volume.wal.marks.appended()
+                // The backing would be ahead of the log, and the next mount would replay old over new.
+                self.failed("syncing the log before a drain", &e);
+                return self.give_up(mine, w);
             }
         };
         let mut failed = self.store(&mut w);
@@ -52,7 +54,7 @@ impl Writeback {
             }
         };
         if let Err(e) = self.receipts(&w, &dirs) {
-            self.failed("logging what is stored", &format_args!("{e:?}"));
+            self.failed("logging what is stored", &format_args!("{e}"));
             return self.give_up(mine, w);
         }
         let placed: Vec<InodeId> =
@@ -223,7 +225,7 @@ impl Writeback {
         let mut any = false;
         let dirs: HashSet<InodeId> = keys.iter().map(|k| k.parent).filter(|&d| d != PARKED).collect();
         for dir in dirs {
-            any |= self.volume.keep_times(dir).map_err(|e| format!("{e:?}"))?;
+            any |= self.volume.keep_times(dir).map_err(|e| format!("{e}"))?;
         }
         for key in keys {
             any |= self.announce_others(key).map_err(|e| e.to_string())?;
@@ -238,13 +240,21 @@ impl Writeback {
             any = true;
             w.announced.insert((ino, key.clone()));
             let m = Mutation::Intent { ino, id, at: key.clone() };
-            v.record(&m).map_err(|e| format!("{e:?}"))?;
+            v.record(&m).map_err(|e| format!("{e}"))?;
         }
         if any {
-            let v = &self.volume;
-            v.wal.sync_wait(&[v.system_last()]).map_err(|e| format!("sync: errno {}", e.0))?;
+            self.sync_said().map_err(|e| format!("syncing the log: {e}"))?;
         }
         Ok(())
+    }
+
+    /// Makes durable what was said in the log of the moves to come. After a failure nothing more is moved in
+    /// this batch: what a first try has said would count as said for the second.
+    pub(super) fn sync_said(&mut self) -> io::Result<()> {
+        let v = &self.volume;
+        let r = v.wal.sync_wait(&[v.system_last()]).map_err(|e| io::Error::from_raw_os_error(e.0));
+        self.log_failed |= r.is_err();
+        r
     }
 
     /// Says in the log who it is that stands under `key` in the backing and lives on without that name.
@@ -255,7 +265,7 @@ impl Writeback {
         if v.entry(key).is_some_and(|e| e.0 == Some(ino)) || !v.is_named(ino) {
             return Ok(false);
         }
-        v.track(ino).map_err(|e| io::Error::other(format!("logging a name: {e:?}")))
+        v.track(ino).map_err(|e| io::Error::other(format!("logging a name: {e}")))
     }
 
     /// As `announce`, for one that turned up only while others were being placed.
@@ -266,13 +276,16 @@ impl Writeback {
         key: &EntryKey,
         w: &mut Work,
     ) -> io::Result<()> {
-        if !w.announced.insert((ino, key.clone())) {
+        if w.announced.contains(&(ino, key.clone())) {
             return Ok(());
         }
         let v = &self.volume;
         let m = Mutation::Intent { ino, id, at: key.clone() };
-        v.record(&m).map_err(|e| io::Error::other(format!("logging a move: {e:?}")))?;
-        v.wal.sync_wait(&[v.system_last()]).map_err(|e| io::Error::from_raw_os_error(e.0))
+        v.record(&m).map_err(|e| io::Error::other(format!("logging a move: {e}")))?;
+        self.sync_said()?;
+        // Not before it is durable: the next try would move it without.
+        w.announced.insert((ino, key.clone()));
+        Ok(())
     }
 
     /// Installs, moves, removes. Returns the inodes that failed.
@@ -306,7 +319,7 @@ impl Writeback {
         if dirs.iter().any(|d| d.1.meta > w.upto)
             && let Err(e) = self.volume.sync_log()
         {
-            log::error!("syncing the log before a drain failed: {e:?}; draining on");
+            return Err(io::Error::other(format!("syncing the log: {e}")));
         }
         for (path, snap) in &dirs {
             self.set_attr(path, snap)?;

@@ -141,6 +141,8 @@ pub struct Writeback {
     changed: HashSet<EntryKey>,
     /// Names for staged objects.
     next_name: u64,
+    /// A sync of the log failed in this batch.
+    log_failed: bool,
     /// When the last checkpoint ended, and how long it took.
     checkpoint_ns: u64,
     checkpoint_took_ns: u64,
@@ -160,6 +162,7 @@ impl Writeback {
             retry: Retry::new(seed),
             changed: HashSet::new(),
             next_name: 0,
+            log_failed: false,
             checkpoint_ns: 0,
             checkpoint_took_ns: 0,
             not_before_ns: 0,
@@ -222,7 +225,7 @@ impl Writeback {
         }
         log::debug!("inode {ino}: written anew for {} ms, counts as whole", waited / 1_000_000);
         if let Err(e) = self.volume.settle_rewriting(ino) {
-            log::warn!("inode {ino}: giving up its old content: {e:?}");
+            log::warn!("inode {ino}: giving up its old content: {e}");
             return true;
         }
         false
@@ -279,7 +282,7 @@ impl Writeback {
         let rested = now.saturating_sub(self.checkpoint_ns) >= rest;
         if last || worth && rested {
             if let Err(e) = self.volume.checkpoint() {
-                log::error!("taking a checkpoint failed: {e:?}; the log keeps its segments");
+                log::error!("taking a checkpoint failed: {e}; the log keeps its segments");
             }
             self.checkpoint_ns = self.volume.clock.monotonic_ns();
             self.checkpoint_took_ns = self.checkpoint_ns.saturating_sub(now);

@@ -39,6 +39,9 @@ impl Writeback {
         if w.visiting.contains(key) {
             return Ok(false);
         }
+        if self.log_failed {
+            return Err(io::Error::other("a sync of the log failed"));
+        }
         w.visiting.push(key.clone());
         let r = self.agree_inner(key, w);
         w.visiting.pop();
@@ -325,8 +328,7 @@ impl Writeback {
 
     fn announce_others_now(&mut self, key: &EntryKey) -> io::Result<()> {
         if self.announce_others(key)? {
-            let v = &self.volume;
-            v.wal.sync_wait(&[v.system_last()]).map_err(|e| io::Error::from_raw_os_error(e.0))?;
+            self.sync_said()?;
         }
         Ok(())
     }
@@ -440,6 +442,9 @@ impl Writeback {
     pub(super) fn unpark(&mut self, w: &mut Work) {
         let closing = self.shared.closing.load(Ordering::Acquire);
         for key in self.idle_parked(closing) {
+            if self.log_failed {
+                return;
+            }
             if let Err(e) = self.unpark_one(&key, w) {
                 self.failed("removing a parked object", &e);
             }

@@ -76,7 +76,7 @@ impl Writeback {
 
     fn known_xattrs(&self, snap: &Snapshot) -> io::Result<Vec<(crate::types::Name, Vec<u8>)>> {
         let Some(cell) = self.volume.cell(snap.ino) else { return Ok(Vec::new()) };
-        self.volume.xattrs(&cell).map_err(|e| io::Error::other(format!("reading xattrs: {e:?}")))
+        self.volume.xattrs(&cell).map_err(|e| io::Error::other(format!("reading xattrs: {e}")))
     }
 
     /// Changes a file or its attributes where it is.

@@ -40,20 +40,38 @@ fn one(w: &mut World) -> Result<(), String> {
 /// FORELOG_CUTS=FROM..TO runs other seeds.
 #[test]
 fn a_power_cut_takes_a_suffix_of_what_each_program_did() {
+    cuts(seeds_of("FORELOG_CUTS", 0..150), 0);
+}
+
+/// FORELOG_FAULTS=FROM..TO runs other seeds.
+#[test]
+fn what_a_failed_sync_did_not_keep_is_never_told_to_be_synced() {
+    let seen = cuts(seeds_of("FORELOG_FAULTS", 0..150), 15);
+    assert!(seen.failed_syncs > 0 && seen.rewritten > 0, "no sync failed");
+}
+
+fn cuts(seeds: std::ops::Range<u64>, bad_syncs: u64) -> power::Seen {
     logging();
-    let mut failed = Vec::new();
-    let mut cuts = 0;
-    for seed in seeds_of("FORELOG_CUTS", 0..150) {
-        match power::one(seed) {
-            Ok(n) => cuts += n,
+    let (mut failed, mut all) = (Vec::new(), power::Seen::default());
+    for seed in seeds {
+        match power::one(seed, bad_syncs) {
+            Ok(s) => {
+                all.cuts += s.cuts;
+                all.failed_syncs += s.failed_syncs;
+                all.rewritten += s.rewritten;
+            }
             Err(e) => {
                 println!("seed {seed}: {e}");
                 failed.push(seed);
             }
         }
     }
-    println!("{cuts} power cuts");
+    println!(
+        "{} power cuts, {} failed syncs told, {} segments rewritten",
+        all.cuts, all.failed_syncs, all.rewritten
+    );
     assert!(failed.is_empty(), "{} seeds fail: {failed:?}", failed.len());
+    all
 }
 
 /// Silent, but for what RUST_LOG asks for.

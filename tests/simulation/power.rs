@@ -15,6 +15,7 @@ use forelog::types::{InodeId, Kind, ProgramId};
 use forelog::volume::Volume;
 use forelog::writeback::{Settings, Shared, Writeback};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ struct Machine {
     clock: Arc<ManualClock>,
     boots: u64,
     dice: Dice,
+    /// Percent of syncs of the log's disk that fail.
+    bad_syncs: u64,
 }
 
 struct Gateway {
@@ -48,7 +51,7 @@ impl Gateway {
 }
 
 impl Machine {
-    fn new(seed: u64) -> Machine {
+    fn new(seed: u64, bad_syncs: u64) -> Machine {
         let plug = Arc::new(Plug::new());
         Machine {
             disk: Arc::new(SimDisk::new(plug.clone(), 64 << 20)),
@@ -56,6 +59,7 @@ impl Machine {
             clock: Arc::new(ManualClock::default()),
             plug,
             boots: 0,
+            bad_syncs,
             dice: Dice::new(seed),
         }
     }
@@ -127,11 +131,17 @@ impl Machine {
     /// Programs and the writeback at work until the power goes.
     fn live(&mut self, g: &mut Gateway) -> Result<(), String> {
         g.volume.sync_log().map_err(|e| format!("{e:?}"))?;
+        if self.bad_syncs > 0 {
+            self.plug.set_bad_syncs(Some((self.bad_syncs, 0, Dice::new(self.dice.number()))));
+        }
         self.plug.pull_after(20 + self.dice.below(600));
         for _ in 0..400 {
             let turn = self.dice.below(100);
             let r = match turn {
-                0..=89 => g.programs[self.dice.below(PROGRAMS) as usize].step(),
+                0..=79 => g.programs[self.dice.below(PROGRAMS) as usize].step(),
+                // It may fail, and stays latched then.
+                80..=89 if self.bad_syncs > 0 => g.volume.mend().map(drop).or(Ok(())),
+                80..=89 => g.programs[self.dice.below(PROGRAMS) as usize].step(),
                 90..=96 => {
                     let _drain = self.dice.chance(40).then(|| g.shared.drain());
                     g.writeback.step();
@@ -143,6 +153,7 @@ impl Machine {
                         g.programs.iter_mut().filter_map(|p| p.past.as_mut()).for_each(Past::synced);
                         Ok(())
                     }
+                    Err(_) if self.bad_syncs > 0 => Ok(()),
                     Err(e) => Err(format!("{e:?}")),
                 },
             };
@@ -194,14 +205,27 @@ fn keep(disk: &SimDisk, cut: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// A history with some power cuts; returns how many.
-pub fn one(seed: u64) -> Result<u64, String> {
-    let mut m = Machine::new(seed);
+/// What a history saw.
+#[derive(Clone, Copy, Default)]
+pub struct Seen {
+    pub cuts: u64,
+    pub failed_syncs: u64,
+    pub rewritten: u64,
+}
+
+/// A history with some power cuts. `bad_syncs`: percent of syncs of the log's disk that fail.
+pub fn one(seed: u64, bad_syncs: u64) -> Result<Seen, String> {
+    let mut m = Machine::new(seed, bad_syncs);
+    let mut seen = Seen::default();
     let mut models = vec![Model::default(); PROGRAMS as usize];
     let mut g = m.mount(models.clone())?;
     let cuts = 2 + m.dice.below(4);
     for n in 0..cuts {
         m.live(&mut g)?;
+        m.plug.set_bad_syncs(None);
+        seen.cuts += 1;
+        seen.failed_syncs += g.programs.iter().map(|p| p.failed_syncs).sum::<u64>();
+        seen.rewritten += g.volume.wal.committer.rewritten.load(Ordering::Relaxed);
         let old = g.stop()?;
         m.disk.cut_power(&mut m.dice);
         m.plug.restore();
@@ -229,5 +253,5 @@ pub fn one(seed: u64) -> Result<u64, String> {
         p.verify().map_err(|e| format!("program {k} after the drain: {e}"))?;
     }
     g.stop()?;
-    Ok(cuts)
+    Ok(seen)
 }

@@ -30,6 +30,8 @@ pub struct Programs {
     pub trace: Vec<String>,
     /// What a power cut may leave, if that is of interest.
     pub past: Option<Past>,
+    /// Syncs that were told to have failed.
+    pub failed_syncs: u64,
 }
 
 /// The states of one program's tree since it was last known to be durable, that one first.
@@ -71,6 +73,7 @@ impl Programs {
             done: 0,
             trace: Vec::new(),
             past: None,
+            failed_syncs: 0,
         }
     }
 
@@ -128,6 +131,11 @@ impl Programs {
             }
             Ok(_) => return Err(format!("{op:?} was done, the model refuses it")),
             Err(Error::Full) => {}
+            // Told, and nothing has become durable for certain.
+            Err(Error::SyncFailed(_)) if matches!(op, Op::Sync { .. }) => {
+                self.failed_syncs += 1;
+                return Ok(());
+            }
             Err(_) if !possible => {}
             Err(e) => {
                 // It may be there all the same, if the power went.

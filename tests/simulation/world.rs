@@ -138,8 +138,17 @@ impl World {
         let complaint: Arc<Mutex<Option<String>>> = Arc::default();
         let _drain = drain.then(|| r.shared.drain());
         let (programs, volume, heard) = (r.programs.clone(), r.volume.clone(), complaint.clone());
+        let me = std::thread::current().id();
         let visitor = move |what: Trouble| -> io::Result<()> {
-            if what != Trouble::Backing {
+            // Between the image of a checkpoint and its end as well; not in a committer, whom programs wait for.
+            if what == Trouble::Disk {
+                let between = volume.is_checkpointing() && std::thread::current().id() == me;
+                if !between || !dice.chance(visits) {
+                    return Ok(());
+                }
+                if let Err(e) = programs.lock().step() {
+                    heard.lock().get_or_insert(format!("while a checkpoint is taken: {e}"));
+                }
                 return Ok(());
             }
             // Not where the writeback holds the tree: a program would wait for it.
