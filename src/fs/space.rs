@@ -20,8 +20,9 @@ const DELAY_MAX: Duration = Duration::from_millis(200);
 const CROWDED: f64 = 0.5;
 /// The longest delay of one change of another file, at 100 %.
 const CROWD_DELAY_MAX: Duration = Duration::from_millis(20);
-/// A writer waits for space as long as something drains; this long without any progress it is told.
-const STALL: Duration = Duration::from_secs(25);
+/// A writer waits for space as long as something drains; this long without any progress it is told. A slow
+/// backing may take as long to sync what it was given.
+const STALL: Duration = Duration::from_secs(60);
 
 /// What the backpressure knows.
 #[derive(Default)]
@@ -113,9 +114,10 @@ impl Fs {
         }
     }
 
-    fn progress(&self) -> (u64, u64, usize) {
+    fn progress(&self) -> (u64, u64, u64, usize) {
         let v = &self.volume;
-        (v.stored_bytes.load(Ordering::Relaxed), v.checkpointed().0, v.inodes())
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (of(&v.stored_bytes), of(&v.given_bytes), v.checkpointed().0, v.inodes())
     }
 
     /// Space of the store, asked at most once a second.

@@ -143,6 +143,8 @@ fn mend(g: &Gateway) {
 fn tick(g: &Gateway, last: &mut (u64, u64)) {
     g.volume.wal.seal_older(g.config.seal_after.as_nanos() as u64);
     g.volume.wal.nudge_epochs();
+    // Without room on the device it is tried again with the next tick.
+    g.volume.wal.pool.fill_spare().unwrap_or_else(|e| log::debug!("the log's headroom: {e}"));
     let now = g.volume.clock.monotonic_ns();
     let stored = g.writeback.bytes.load(Ordering::Relaxed);
     let span = now.saturating_sub(last.0);

@@ -79,6 +79,8 @@ pub struct Volume {
     /// Names in memory whose inodes are not (`Dir::kept`).
     kept_names: AtomicI64,
     pub stored_bytes: AtomicU64,
+    /// Bytes that were given to the backing, whether it has taken them for good or not: a sign of life.
+    pub given_bytes: AtomicU64,
     /// Rung when segments were recycled.
     space: (Mutex<u64>, Condvar),
     /// Held while a checkpoint is taken.

@@ -93,6 +93,11 @@ impl Volume {
             .finish_recovery()
             .map_err(|e| format!("asking the backing {} failed: {e}", volume.backing.describe()))?;
         volume.checkpoint().map_err(|e| format!("writing the log failed: {e}"))?;
+        if let Err(e) = volume.wal.pool.fill_spare() {
+            log::warn!(
+                "making the log's headroom failed: {e}; deletes and the drain may have to wait for space"
+            );
+        }
         Ok(Opened { volume, report })
     }
 
@@ -330,6 +335,7 @@ fn assemble(
         absorbed_bytes: AtomicU64::new(0),
         kept_names: AtomicI64::new(0),
         stored_bytes: AtomicU64::new(0),
+        given_bytes: AtomicU64::new(0),
         space: Default::default(),
         checkpointing: Mutex::new(()),
         mending: Mutex::new(()),

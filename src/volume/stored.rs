@@ -76,7 +76,7 @@ impl Volume {
         for p in &snap.pieces {
             let (offset, len) = (p.range.start, p.range.len());
             match p.source {
-                None => {}
+                None => continue,
                 Some(Source::Zero) => sink(crate::backing::Piece::Zero { offset, len })?,
                 Some(Source::Damaged) => {
                     return Err(std::io::Error::new(
@@ -93,6 +93,7 @@ impl Volume {
                     sink(crate::backing::Piece::Data { offset, bytes: piece })?;
                 }
             }
+            self.given_bytes.fetch_add(len, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(())
     }

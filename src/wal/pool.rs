@@ -46,11 +46,17 @@ impl PoolLimits {
     fn headroom(&self) -> u64 {
         (4 * self.segment_min as u64).min(self.capacity / 2)
     }
+    /// Segments of the least size that make up the headroom.
+    fn spares(&self) -> usize {
+        (self.headroom() / self.segment_min.max(1) as u64) as usize
+    }
 }
 
 #[derive(Default)]
 struct Ready {
     free: Vec<Arc<Segment>>,
+    /// The headroom as files: the device may be full long before the log is, and without them nothing could drain.
+    spare: Vec<Arc<Segment>>,
     reserved: HashMap<Owner, Vec<Arc<Segment>>>,
     /// Bytes of all segment files.
     allocated: u64,
@@ -165,10 +171,10 @@ impl Pool {
     pub fn counts(&self) -> PoolCounts {
         let r = self.ready.lock();
         PoolCounts {
-            free: r.free.len() as u64,
+            free: (r.free.len() + r.spare.len()) as u64,
             reserved: r.reserved.values().map(|v| v.len() as u64).sum(),
             reserved_bytes: r.reserved.values().flatten().map(|s| s.size as u64).sum(),
-            free_bytes: r.free.iter().map(|s| s.size as u64).sum(),
+            free_bytes: r.free.iter().chain(&r.spare).map(|s| s.size as u64).sum(),
             busy_bytes: r.busy,
             allocated_bytes: r.allocated,
         }
@@ -239,7 +245,10 @@ impl Pool {
             }
             None => {
                 self.misses.fetch_add(1, Ordering::Relaxed);
-                let s = self.create(want, false)?;
+                let s = match self.create(want, false) {
+                    Err(TakeError::Full) => self.take_spare(class, &fits)?,
+                    other => other?,
+                };
                 self.ready.lock().busy += s.size as u64;
                 s
             }
@@ -251,6 +260,43 @@ impl Pool {
             return Err(TakeError::Io(e));
         }
         Ok(s)
+    }
+
+    /// A part of the headroom, for a record that may have it.
+    fn take_spare(&self, class: Class, fits: &dyn Fn(&Segment) -> bool) -> Result<Arc<Segment>, TakeError> {
+        let mut r = self.ready.lock();
+        let kept = match class {
+            Class::Data => usize::MAX,
+            Class::Meta => self.limits.spares() / 2,
+            Class::System => 0,
+        };
+        if r.spare.len() <= kept {
+            return Err(TakeError::Full);
+        }
+        let at = r.spare.iter().position(|s| fits(s)).ok_or(TakeError::Full)?;
+        Ok(r.spare.swap_remove(at))
+    }
+
+    /// Makes the headroom's files that are missing. Errors: the device has no room for them.
+    pub fn fill_spare(&self) -> io::Result<()> {
+        loop {
+            let mut r = self.ready.lock();
+            if r.spare.len() >= self.limits.spares() {
+                return Ok(());
+            }
+            let small = r.free.iter().position(|s| s.size == self.limits.segment_min);
+            if let Some(at) = small {
+                let s = r.free.swap_remove(at);
+                r.spare.push(s);
+                continue;
+            }
+            drop(r);
+            match self.create(self.limits.segment_min, true) {
+                Ok(s) => self.ready.lock().spare.push(s),
+                Err(TakeError::Full) => return Err(io::ErrorKind::StorageFull.into()),
+                Err(TakeError::Io(e)) => return Err(e),
+            }
+        }
     }
 
     /// Gives a free segment its next generation and writes its header.
@@ -304,6 +350,11 @@ impl Pool {
             Ok(s) => {
                 self.table.write().insert(id, s.clone());
                 Ok(s)
+            }
+            // The device is full before the log is: the same to a writer, who waits for what is drained.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                self.ready.lock().allocated -= size as u64;
+                Err(TakeError::Full)
             }
             Err(e) => {
                 self.ready.lock().allocated -= size as u64;
@@ -372,7 +423,11 @@ impl Pool {
         s.state.lock().phase = Phase::Free;
         let mut r = self.ready.lock();
         r.busy -= s.size as u64;
-        r.free.push(s);
+        if s.size == self.limits.segment_min && r.spare.len() < self.limits.spares() {
+            r.spare.push(s);
+        } else {
+            r.free.push(s);
+        }
     }
 
     /// Deletes free segments beyond `keep` bytes, largest first.
@@ -452,6 +507,22 @@ mod tests {
         assert!(p.take(shared, 64 * KIB, 0, Class::System).is_ok());
     }
 
+    /// Another program fills the log's device: the headroom is there all the same.
+    #[test]
+    fn the_headroom_is_on_the_disk_before_it_is_needed() {
+        let limits = pool().limits;
+        let plug = Arc::new(Plug::new());
+        let disk = Arc::new(SimDisk::new(plug, 4 * 64 * KIB as u64 + 256 * KIB as u64));
+        let p = Pool::new(disk, 7, limits, 1);
+        p.fill_spare().expect("there is room");
+        let shared = Owner::Shared;
+        assert!(p.take(shared, 256 * KIB, 0, Class::Data).is_ok());
+        assert!(matches!(p.take(shared, 256 * KIB, 0, Class::Data), Err(TakeError::Full)));
+        let taken = |class| (0..9).take_while(|_| p.take(shared, 64 * KIB, 0, class).is_ok()).count();
+        assert_eq!((taken(Class::Meta), taken(Class::System), taken(Class::System)), (2, 2, 0));
+        whole(&p);
+    }
+
     #[test]
     fn every_byte_is_in_use_or_free_or_reserved() {
         for seed in 0..50 {
@@ -463,7 +534,8 @@ mod tests {
                     0 => Owner::Shared,
                     n => Owner::Client(ClientId(n as u32)),
                 };
-                match dice.below(6) {
+                match dice.below(7) {
+                    6 => drop(p.fill_spare()),
                     0 | 1 => drop(p.reserve(owner, size)),
                     2 => p.release(owner, size),
                     3 => p.trim(dice.below(p.limits.capacity)),

@@ -85,7 +85,8 @@ pub fn scan_bytes(
             None => {
                 let mut at = RECORDS_AT;
                 while at + frame::HEADER_BYTES <= bytes.len() {
-                    at += stray(bytes, at, id, &mut out.strays).unwrap_or(ALIGN);
+                    stray(bytes, at, id, &mut out.strays);
+                    at += ALIGN;
                 }
                 return out;
             }
@@ -110,7 +111,11 @@ pub fn scan_bytes(
                 gap_from = at;
                 out.end = at.min(bytes.len()) as u32;
             }
-            Err(_) => at += stray(bytes, at, id, &mut out.strays).unwrap_or(ALIGN),
+            Err(_) => {
+                // Not past all of it: where it lay, newer records may lie whose first header is torn.
+                stray(bytes, at, id, &mut out.strays);
+                at += ALIGN;
+            }
         }
     }
     // The stretch behind the last record is damage only as far as it was durable.
@@ -161,15 +166,14 @@ fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(
     }
 }
 
-/// Notes a record of whatever generation at `at`; returns how long it is.
-fn stray(bytes: &[u8], at: usize, id: SegmentId, out: &mut Vec<(u32, Lsn)>) -> Option<usize> {
+/// Notes a record of whatever generation at `at`, if there is one.
+fn stray(bytes: &[u8], at: usize, id: SegmentId, out: &mut Vec<(u32, Lsn)>) {
     let g = u32::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
-    let h = Header::decode(id, g, &bytes[at..]).ok()?;
+    let Ok(h) = Header::decode(id, g, &bytes[at..]) else { return };
     match out.iter_mut().find(|s| s.0 == g) {
         Some(s) => s.1 = s.1.max(h.lsn),
         None => out.push((g, h.lsn)),
     }
-    Some(h.frame_bytes())
 }
 
 /// The newest generation of which a valid record is found; for a segment whose header is lost.
@@ -184,4 +188,51 @@ fn newest_generation(bytes: &[u8], id: SegmentId) -> Option<u32> {
         at += ALIGN;
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::data_crc;
+
+    const ID: SegmentId = SegmentId(3);
+
+    fn put(bytes: &mut [u8], at: usize, generation: u32, lsn: u64, data: &[u8]) -> usize {
+        let head = Header {
+            lsn: Lsn(lsn),
+            generation,
+            pid: 1,
+            start: 1,
+            kind: 3,
+            predecessors: 0,
+            meta_bytes: 8,
+            data_bytes: data.len() as u32,
+            data_crc: data_crc(ID, generation, data),
+            durable: 0,
+            wall_ns: 0,
+        };
+        let meta = [7; 8];
+        bytes[at..at + 64].copy_from_slice(&head.encode(ID, &meta));
+        bytes[at + 64..at + 72].copy_from_slice(&meta);
+        bytes[at + 72..at + 72 + data.len()].copy_from_slice(data);
+        at + head.frame_bytes()
+    }
+
+    /// A power cut kept the old sector where a record begins: an old record's header stands there still, and
+    /// newer records lie in what it covers. They were overlooked, and their numbers given out again.
+    #[test]
+    fn what_an_old_record_covers_is_looked_at() {
+        let mut bytes = vec![0u8; 64 << 10];
+        put(&mut bytes, RECORDS_AT, 1, 10, &[1; 20 << 10]);
+        let old: Vec<u8> = bytes[RECORDS_AT..RECORDS_AT + 512].to_vec();
+        let head = SegmentHeader { id: ID, generation: 2, size: bytes.len() as u64, log: 7 };
+        bytes[..head.encode().len()].copy_from_slice(&head.encode());
+        let second = put(&mut bytes, RECORDS_AT, 2, 20, &[2; 8 << 10]);
+        put(&mut bytes, second, 2, 21, &[3; 100]);
+        bytes[RECORDS_AT..RECORDS_AT + 512].copy_from_slice(&old);
+        let s = scan_bytes(&bytes, ID, None, &|_| true);
+        assert_eq!(s.records.iter().map(|r| r.header.lsn.0).collect::<Vec<_>>(), [21]);
+        assert_eq!(s.strays, [(1, Lsn(10))]);
+        assert!(s.damage.is_empty(), "it never was durable");
+    }
 }
