@@ -39,7 +39,9 @@ class Trouble:
     def end(self):
         if self.strace.poll() is None:
             self.strace.send_signal(signal.SIGINT)
-            self.strace.wait(20)
+            if not wait_until(lambda: self.strace.poll() is not None, 5):
+                self.strace.kill()  # of a traced process that was killed it may wait for a thread for ever
+                self.strace.wait(20)
 
     def __exit__(self, *_):
         self.end()
