@@ -117,6 +117,8 @@ pub struct Writeback {
     pub requests: u64,
     pub retries: u64,
     pub errors: u64,
+    /// Files that something else changed in the backing while they were changed here.
+    pub conflicts: u64,
     pub last_error: Option<String>,
 }
 

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 8] = b"FORELOGC";
 /// The version this build writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
-/// The version without the list of files that are being written anew, its last field.
-const WITHOUT_REWRITTEN: u32 = 2;
+/// The oldest version that is read: without what was seen of files in the backing, the last field (added by
+/// version 4), and without the files that are being written anew, the one before it (version 3).
+const OLDEST: u32 = 2;
 const HEAD: usize = 8 + 4 + 4 + 8;
 /// A checkpoint larger than this is refused: no allocation follows an unchecked length.
 pub const BYTES_MAX: u64 = 4 << 30;
@@ -125,6 +126,8 @@ pub struct Checkpoint {
     pub numbers: Vec<(u64, u64)>,
     /// Files that are being written anew, as they were before.
     pub rewritten: Vec<SavedBefore>,
+    /// Modification time and size of files in the backing, as they were seen last.
+    pub seen: Vec<(u64, Stamp, u64)>,
 }
 
 /// Frames any serde value: magic, version, CRC, length, bincode body.
@@ -150,7 +153,7 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
     if word(8) > VERSION {
         return Err(Malformed("checkpoint: written by a newer forelog; use that version"));
     }
-    if word(8) != VERSION && word(8) != WITHOUT_REWRITTEN {
+    if !(OLDEST..=VERSION).contains(&word(8)) {
         return Err(Malformed("checkpoint: unknown version"));
     }
     let len = u64::from_le_bytes(std::array::from_fn(|i| bytes[16 + i]));
@@ -163,8 +166,8 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
     }
     let config = bincode::config::standard().with_limit::<{ BYTES_MAX as usize }>();
     let mut whole = std::borrow::Cow::Borrowed(body);
-    if word(8) == WITHOUT_REWRITTEN {
-        // An empty list.
+    // An empty list for each that is not there.
+    for _ in word(8)..VERSION {
         whole.to_mut().push(0);
     }
     let (c, used) =

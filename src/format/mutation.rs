@@ -64,9 +64,13 @@ pub enum Mutation {
     /// The writeback is about to bring `ino` (there: `id`) to this place in the backing.
     Intent { ino: InodeId, id: BackingId, at: EntryKey },
     /// The backing holds the content (up to `data`, `size` bytes long) and attributes (up to `meta`) of `ino`.
-    Stored { ino: InodeId, data: Lsn, meta: Lsn, size: u64 },
+    /// `seen`: the modification time that its file has there with it.
+    Stored { ino: InodeId, data: Lsn, meta: Lsn, size: u64, seen: Option<Stamp> },
     /// What the backing holds under a name now; it agrees with every change of it up to `as_of`.
     Placed { at: EntryKey, as_of: Lsn, holds: Option<(InodeId, BackingId)> },
+    /// The writeback is about to change the content of `ino` where it is: until it is stored, what time and size
+    /// its file has in the backing says nothing.
+    Updating { ino: InodeId },
     /// All intents before are done or dropped, and what came of them was logged.
     Closed,
 }
@@ -88,7 +92,9 @@ impl Mutation {
             Mutation::SetXattrs { .. } => 11,
             Mutation::Settled { .. } => 12,
             Mutation::Intent { .. } => 13,
-            Mutation::Stored { .. } => 14,
+            Mutation::Stored { seen: None, .. } => 14,
+            Mutation::Stored { .. } => 18,
+            Mutation::Updating { .. } => 19,
             Mutation::Placed { .. } => 15,
             Mutation::Closed => 16,
             Mutation::Whiteout { .. } => 17,
@@ -149,18 +155,23 @@ impl Mutation {
                 w.u64(*len);
                 w.u64(*size);
             }
-            Mutation::SetXattrs { ino } | Mutation::Settled { ino } => w.u64(ino.0),
+            Mutation::SetXattrs { ino } | Mutation::Settled { ino } | Mutation::Updating { ino } => {
+                w.u64(ino.0)
+            }
             Mutation::Closed => {}
             Mutation::Intent { ino, id, at } => {
                 w.u64(ino.0);
                 w.u64(id.0);
                 put_key(&mut w, at);
             }
-            Mutation::Stored { ino, data, meta, size } => {
+            Mutation::Stored { ino, data, meta, size, seen } => {
                 w.u64(ino.0);
                 w.u64(data.0);
                 w.u64(meta.0);
                 w.u64(*size);
+                if let Some(s) = seen {
+                    put_stamp(&mut w, s);
+                }
             }
             Mutation::Placed { at, as_of, holds } => {
                 put_key(&mut w, at);
@@ -203,11 +214,12 @@ impl Mutation {
             11 => Mutation::SetXattrs { ino: ino(&mut r)? },
             12 => Mutation::Settled { ino: ino(&mut r)? },
             13 => Mutation::Intent { ino: ino(&mut r)?, id: BackingId(r.u64()?), at: key(&mut r)? },
-            14 => Mutation::Stored {
+            14 | 18 => Mutation::Stored {
                 ino: ino(&mut r)?,
                 data: Lsn(r.u64()?),
                 meta: Lsn(r.u64()?),
                 size: r.u64()?,
+                seen: if kind == 18 { Some(stamp(&mut r)?) } else { None },
             },
             15 => Mutation::Placed {
                 at: key(&mut r)?,
@@ -223,6 +235,7 @@ impl Mutation {
                 white: ino(&mut r)?,
                 attr: attr(&mut r)?,
             },
+            19 => Mutation::Updating { ino: ino(&mut r)? },
             _ => return Err(Malformed("mutation: unknown kind")),
         };
         r.end()?;

@@ -60,7 +60,15 @@ fn all() -> Vec<Mutation> {
         Mutation::SetXattrs { ino },
         Mutation::Settled { ino },
         Mutation::Intent { ino, id, at: key(b"i") },
-        Mutation::Stored { ino, data: Lsn(1), meta: Lsn(2), size: 3 },
+        Mutation::Stored { ino, data: Lsn(1), meta: Lsn(2), size: 3, seen: None },
+        Mutation::Stored {
+            ino,
+            data: Lsn(1),
+            meta: Lsn(2),
+            size: 3,
+            seen: Some(Stamp { secs: -4, nanos: 5 }),
+        },
+        Mutation::Updating { ino },
         Mutation::Placed { at: key(b"e"), as_of: Lsn(8), holds: Some((ino, id)) },
         Mutation::Closed,
     ]

@@ -1,7 +1,7 @@
 //! open, read, write, fsync, flush, release, lseek, copy_file_range.
 
 use super::handles::Handle;
-use super::{Fs, Who, has_set_id, is_file};
+use super::{Fs, Told, Who, has_set_id, is_file};
 use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId, Kind, Lsn};
 use crate::volume::{Cell, Data, Error, Locked, Result};
@@ -36,6 +36,9 @@ impl Fs {
         if cell.read().node.attr.kind == Kind::Dir {
             return Err(Error::IsDirectory);
         }
+        if self.volume.look_anew(&cell) {
+            self.tell(ino, Told::Attributes);
+        }
         if how.writes {
             self.sample(who, ino, How::Open, 0);
         }
@@ -48,6 +51,9 @@ impl Fs {
     pub fn keeps_pages(&self, fh: u64) -> bool {
         let Ok(h) = self.handles.get(fh) else { return true };
         let alone = h.cell.opens.load(Ordering::Acquire) == 1;
+        if h.cell.stale.swap(false, Ordering::AcqRel) {
+            return false;
+        }
         let small = || h.cell.read().node.attr.size <= READ_AHEAD;
         h.writes || !alone || !h.cell.patchy.load(Ordering::Relaxed) || !small() || {
             h.cell.patchy.store(false, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use crate::sys::disk::{Disk, RealDisk};
 use crate::sys::lock::{LockError, LockFile};
 use crate::sys::{files, limits};
 use crate::types::{InodeId, Kind};
-use crate::volume::Volume;
+use crate::volume::{Volume, read_log};
 use crate::wal::PoolLimits;
 use crate::writeback::{Retry, Settings, Shared};
 use parking_lot::Mutex;
@@ -44,6 +44,15 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let mut locks = vec![lock(&dir.join("lock"), "log", &*clock)?];
     let backing = DirectoryBacking::open(&config.backing)
         .map_err(|e| format!("backing {}: {e}", config.backing.display()))?;
+    // Ours stays in a backing: an empty directory in its place is a disk or a share that is not mounted.
+    if !files::is_dir(&config.backing.join(".forelog")) && holds_changes(dir) {
+        return Err(format!(
+            "backing {}: it has no .forelog, so it is not what the log in {} belongs to: is the right disk or share \
+             mounted there?",
+            config.backing.display(),
+            dir.display()
+        ));
+    }
     backing
         .prepare()
         .map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
@@ -65,6 +74,16 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let took_ms = (clock.monotonic_ns() - began) / 1_000_000;
     tell(&opened.report, took_ms, dir);
     Ok(Opened { gateway: assemble(config, opened.volume, clock)?, locks })
+}
+
+/// Whether the log in a directory has something that the backing lacks. What cannot be read is for recovery to tell.
+fn holds_changes(dir: &Path) -> bool {
+    let Ok(disk) = RealDisk::open(dir) else { return false };
+    read_log(&disk).is_ok_and(|l| {
+        let last = l.checkpoint.as_ref().map_or(0, |c| c.lsn);
+        let changed = l.checkpoint.as_ref().is_some_and(|c| !c.inodes.is_empty());
+        changed || l.scans.iter().any(|s| s.3.records.iter().any(|r| r.header.lsn.0 > last))
+    })
 }
 
 fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Result<Arc<Gateway>, String> {

@@ -109,6 +109,7 @@ impl Gateway {
             requests: w.requests.load(Ordering::Relaxed),
             retries: w.retries.load(Ordering::Relaxed),
             errors: w.errors.load(Ordering::Relaxed),
+            conflicts: w.conflicts.load(Ordering::Relaxed),
             last_error: w.last_error.lock().clone(),
         }
     }

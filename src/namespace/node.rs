@@ -2,7 +2,7 @@
 
 use super::dir::Dir;
 use crate::format::mutation::EntryKey;
-use crate::types::{Attr, InodeId, Kind, Lsn, Name, Pos};
+use crate::types::{Attr, InodeId, Kind, Lsn, Name, Pos, Stamp};
 use smallvec::SmallVec;
 
 /// An inode. `NONE` in a `*_lsn` means that the backing agrees on that part.
@@ -29,6 +29,8 @@ pub struct Node {
     pub dirty_since_ns: i64,
     /// Bytes of the backing's file that are still part of this one.
     pub base_end: u64,
+    /// Modification time and size of its file in the backing, as they were seen last; `None`: not known.
+    pub seen: Option<(Stamp, u64)>,
     /// Cuts that the backing does not have: (record, size), sizes ascending with time undone.
     pub cuts: SmallVec<[(Lsn, u64); 1]>,
     /// It stands in the writeback's queue.
@@ -53,9 +55,16 @@ impl Node {
             links: Pos::default(),
             dirty_since_ns: 0,
             base_end: if attr.kind == Kind::File { attr.size } else { 0 },
+            seen: None,
             cuts: SmallVec::new(),
             queued: false,
         }
+    }
+
+    /// As `new`, of what the backing has with these attributes.
+    pub fn found(id: InodeId, attr: Attr) -> Node {
+        let seen = (attr.kind == Kind::File).then_some((attr.mtime, attr.size));
+        Node { seen, ..Node::new(id, attr) }
     }
 
     /// Something of it is not in the backing.

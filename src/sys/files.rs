@@ -124,6 +124,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a directory stands there.
+pub fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
 /// Size of a file in bytes; `None` if there is none.
 pub fn size(path: &Path) -> io::Result<Option<u64>> {
     match std::fs::symlink_metadata(path) {

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// A line longer than this is not ours.
 const LINE_BYTES_MAX: usize = 512;
 
+/// How often 10 ms are waited for a holder that is dying.
+const DYING_WAITS: u32 = 50;
+
 /// Why the lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
@@ -52,10 +55,21 @@ impl LockFile {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file: File = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?.into();
         let take = || flock(&file, FlockOperation::NonBlockingLockExclusive);
-        match rustix::io::retry_on_intr(take) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(LockError::Held(holder(&file))),
-            Err(e) => return Err(e.into()),
+        let mut waits = 0;
+        loop {
+            match rustix::io::retry_on_intr(take) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {
+                    let by = holder(&file);
+                    // A gateway that was killed lets go at the end of its exit, when its pid may be gone.
+                    if waits == DYING_WAITS || is_alive(&by) {
+                        return Err(LockError::Held(by));
+                    }
+                    waits += 1;
+                    crate::sys::worker::sleep(Duration::from_millis(10));
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         let lock = LockFile { file };
         lock.write_holder(wall_ns).map_err(LockError::Io)?;
@@ -79,6 +93,20 @@ impl Drop for LockFile {
         // go by hand in case a child still has one.
         let _ = self.file.set_len(0);
         let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Whether the process that a holder's line names runs; true where that cannot be told.
+fn is_alive(by: &str) -> bool {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut words = by.split(' ').skip_while(|w| *w != "pid").skip(1);
+    let (pid, of) = (words.next(), words.nth(2));
+    let Some(pid) = pid.and_then(|p| p.parse::<u32>().ok()).filter(|_| of == Some(&host)) else {
+        return true;
+    };
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !matches!(stat.rsplit(") ").next().and_then(|s| s.chars().next()), Some('Z' | 'X')),
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
     }
 }
 

@@ -47,6 +47,7 @@ pub fn touched(m: &Mutation) -> Vec<InodeId> {
         | Mutation::Zero { ino, .. }
         | Mutation::SetXattrs { ino }
         | Mutation::Settled { ino }
+        | Mutation::Updating { ino }
         | Mutation::Stored { ino, .. } => vec![*ino],
         Mutation::Intent { .. } | Mutation::Closed => Vec::new(),
     }
@@ -115,7 +116,17 @@ impl Volume {
             Mutation::Intent { ino, id, at: key } => {
                 self.intents.lock().push((*ino, Place { id: *id, at: key.clone() }));
             }
-            Mutation::Stored { ino, data, meta, size } => self.stored(locked, *ino, *data, *meta, *size),
+            Mutation::Stored { ino, data, meta, size, seen } => {
+                self.stored(locked, *ino, *data, *meta, *size);
+                if let Some(i) = locked.get_mut(*ino) {
+                    i.node.seen = seen.filter(|_| i.node.attr.kind == Kind::File).map(|s| (s, *size));
+                }
+            }
+            Mutation::Updating { ino } => {
+                if let Some(i) = locked.get_mut(*ino) {
+                    i.node.seen = None;
+                }
+            }
             Mutation::Placed { at: key, as_of, holds } => {
                 // The writeback itself knew it as it happened.
                 if self.recovering.load(Ordering::Relaxed) {
@@ -167,7 +178,7 @@ impl Volume {
             name(&mut i.node);
             return;
         }
-        let mut node = Node::new(ino, *attr);
+        let mut node = Node::found(ino, *attr);
         name(&mut node);
         (node.last, node.links) = (at.pos, at.pos);
         let cell = self.table.insert(Cell::new(node));

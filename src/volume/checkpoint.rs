@@ -143,7 +143,8 @@ impl Volume {
             keep_with_ancestors(ino, &[], &self.places, &by_id, &mut keep);
         }
         let mut inodes = Vec::with_capacity(keep.len());
-        let (mut objects, mut disputed, mut rewritten) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut objects, mut disputed) = (Vec::new(), Vec::new());
+        let (mut rewritten, mut seen) = (Vec::new(), Vec::new());
         for c in &cells {
             let tracked = keep.contains(&c.id);
             if !tracked {
@@ -151,6 +152,7 @@ impl Volume {
             } else {
                 let i = c.read();
                 rewritten.extend(save_before(&i));
+                seen.extend(i.node.seen.map(|s| (c.id.0, s.0, s.1)));
                 inodes.push(save(&i, &self.places.read()));
                 objects.push(c.id);
                 let unstored = |d: &crate::namespace::Dir| {
@@ -182,6 +184,7 @@ impl Volume {
             intents,
             numbers,
             rewritten,
+            seen,
         };
         (image, named)
     }

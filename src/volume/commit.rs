@@ -213,6 +213,7 @@ fn predecessors(locked: &Locked<'_>, m: &Mutation) -> Preds {
         Mutation::Adopt { .. }
         | Mutation::Intent { .. }
         | Mutation::Stored { .. }
+        | Mutation::Updating { .. }
         | Mutation::Placed { .. }
         | Mutation::Closed => {}
     }

@@ -77,5 +77,7 @@ impl std::fmt::Display for Error {
     }
 }
 
+impl std::error::Error for Error {}
+
 /// Outcome of an operation.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -136,6 +136,11 @@ impl Volume {
                 since_ns: b.since_ns,
             }));
         }
+        for (ino, mtime, size) in &c.seen {
+            if let Some(cell) = self.table.get(InodeId(*ino)) {
+                cell.write().node.seen = Some((*mtime, *size));
+            }
+        }
         {
             let mut places = self.places.write();
             for o in &c.objects {

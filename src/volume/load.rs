@@ -120,7 +120,7 @@ impl Volume {
                     d.kept -= 1;
                     self.kept_names.fetch_sub(1, Ordering::Relaxed);
                 }
-                let mut node = Node::new(ino, stat.attr);
+                let mut node = Node::found(ino, stat.attr);
                 node.parents.push(key.clone());
                 self.table.insert(Cell::new(node))
             }

@@ -146,7 +146,11 @@ impl Volume {
                 d.spots.push(key);
                 continue;
             }
-            let path = self.places.read().path_of(&key);
+            // Where a directory stood that was removed, another may stand now.
+            let path = match self.stands(key.parent)? {
+                true => self.places.read().path_of(&key),
+                false => None,
+            };
             let seen = match path {
                 Some(p) => self.stat_if_there(&BackingPath(p))?,
                 None => None,
@@ -162,6 +166,19 @@ impl Volume {
             self.conclude(ino, d);
         }
         Ok(())
+    }
+
+    /// Whether a directory is where it is known to be.
+    fn stands(&self, dir: InodeId) -> io::Result<bool> {
+        if dir == InodeId::ROOT || dir == PARKED {
+            return Ok(true);
+        }
+        let (id, path) = {
+            let places = self.places.read();
+            (places.id(dir), places.path(dir))
+        };
+        let Some(path) = path else { return Ok(false) };
+        Ok(self.stat_if_there(&BackingPath(path))?.is_some_and(|s| Some(s.id) == id))
     }
 
     /// The inode stands where it was found and nowhere else.

@@ -5,11 +5,15 @@ use super::apply::At;
 use super::commit::Data;
 use super::error::{Error, Result};
 use super::table::{Cell, Locked};
+use crate::backing::{BackingFile, BackingStat};
 use crate::extents::Source;
 use crate::format::mutation::{AttrSet, EntryKey, Mutation};
-use crate::types::{Attr, ByteRange, InodeId, Lsn, Name, Pos};
+use crate::types::{Attr, ByteRange, InodeId, Lsn, Name, Pos, Stamp};
 use crate::wal::Class;
 use std::sync::Arc;
+
+/// What is copied of a backing's file at a time.
+const BASE_PIECE_BYTES: u64 = 1 << 20;
 
 /// A piece of content to be stored.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,8 @@ pub struct Snapshot {
     pub data: Lsn,
     pub meta: Lsn,
     pub base_end: u64,
+    /// Modification time and size that its file should have in the backing; `None`: not known.
+    pub seen: Option<(Stamp, u64)>,
     pub pieces: Vec<SnapshotPiece>,
     pub parents: Vec<EntryKey>,
     pub dead: bool,
@@ -59,6 +65,7 @@ impl Volume {
             data: n.data_lsn,
             meta: n.meta_lsn.max(n.xattrs_lsn),
             base_end: n.base_end,
+            seen: n.seen,
             pieces,
             parents: n.parents.to_vec(),
             dead: n.is_dead(),
@@ -66,17 +73,29 @@ impl Volume {
         })
     }
 
-    /// Feeds the pieces that are not in the backing to `sink`, verified against their checksums.
+    /// Feeds the pieces that are not in the backing to `sink`, verified against their checksums. With a `base`
+    /// those that are there as well, read from it; what it does not have is zeros.
     pub fn pull(
         &self,
         snap: &Snapshot,
+        base: Option<&dyn BackingFile>,
         sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         let _pinned = crossbeam_epoch::pin();
         for p in &snap.pieces {
             let (offset, len) = (p.range.start, p.range.len());
             match p.source {
-                None => continue,
+                None => {
+                    let Some(base) = base else { continue };
+                    let mut at = offset;
+                    while at < offset + len {
+                        let n = (offset + len - at).min(BASE_PIECE_BYTES) as usize;
+                        let mut bytes = vec![0; n];
+                        super::read::read_base(base, at, &mut bytes).map_err(std::io::Error::other)?;
+                        sink(crate::backing::Piece::Data { offset: at, bytes: &bytes })?;
+                        at += n as u64;
+                    }
+                }
                 Some(Source::Zero) => sink(crate::backing::Piece::Zero { offset, len })?,
                 Some(Source::Damaged) => {
                     return Err(std::io::Error::new(
@@ -174,6 +193,46 @@ impl Volume {
         match self.table.get(ino) {
             Some(cell) => self.change(&self.system).track(&cell),
             None => Ok(false),
+        }
+    }
+
+    /// The backing's file of an inode that has no content of its own was changed by something else: it is what the
+    /// backing says.
+    pub fn take_in(&self, ino: InodeId, now: &BackingStat) {
+        let Some(cell) = self.table.get(ino) else { return };
+        let mut i = cell.write();
+        if i.node.data_lsn == Lsn::NONE && i.map.is_empty() {
+            cell.stale.store(true, std::sync::atomic::Ordering::Release);
+            let n = &mut i.node;
+            (n.attr.size, n.attr.mtime, n.attr.blocks) = (now.attr.size, now.attr.mtime, now.attr.blocks);
+            n.base_end = now.attr.size;
+            n.seen = Some((now.attr.mtime, now.attr.size));
+        }
+    }
+
+    /// Looks at the backing's file of an inode that nobody has open and that is clean, as NFS clients do at each open.
+    /// Returns whether something else has changed it; then it is what the backing says. One that cannot be asked
+    /// now stays as it is.
+    pub fn look_anew(&self, cell: &Arc<Cell>) -> bool {
+        let seen = {
+            let i = cell.read();
+            let idle = cell.opens.load(std::sync::atomic::Ordering::Acquire) == 0;
+            i.node.seen.filter(|_| idle && !i.node.is_dirty() && i.map.is_empty() && !i.node.is_dead())
+        };
+        let Some(seen) = seen.filter(|_| !self.backing.remote()) else { return false };
+        match self.stat_in_backing(cell) {
+            Ok(Some(now)) if (now.attr.mtime, now.attr.size) != seen => {
+                self.take_in(cell.id, &now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the file of an inode is expected to be in the backing.
+    pub fn saw(&self, ino: InodeId, seen: Option<(Stamp, u64)>) {
+        if let Some(cell) = self.table.get(ino) {
+            cell.write().node.seen = seen;
         }
     }
 

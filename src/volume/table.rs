@@ -30,6 +30,8 @@ pub struct Cell {
     pub used: AtomicBool,
     /// Written in parts of pages since it was opened for reads: the kernel keeps whole pages only.
     pub patchy: AtomicBool,
+    /// Something else changed its content in the backing: what the kernel keeps of it is stale.
+    pub stale: AtomicBool,
     /// The checkpoint or a record since then says who it is.
     pub tracked: AtomicBool,
     /// Counts the names of it that were found in the backing.
@@ -47,6 +49,7 @@ impl Cell {
             opens: AtomicU32::new(0),
             used: AtomicBool::new(true),
             patchy: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
             tracked: AtomicBool::new(false),
             found: AtomicU32::new(0),
             inner: RwLock::new(Inode { node, map: Map::default(), before: None }),

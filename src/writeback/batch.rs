@@ -85,6 +85,7 @@ impl Writeback {
     /// Removes what was staged and not installed.
     fn drop_staged(&mut self, w: Work) {
         for s in w.staged.into_values().filter(|s| !s.installed) {
+            self.not_kept(&s);
             let path = staged_path(&s.name);
             let r = match s.snap.attr.kind {
                 Kind::Dir => self.volume.backing.rmdir(&path),
@@ -181,6 +182,9 @@ impl Writeback {
                 w.keys.push(key.clone());
             }
         }
+        if placed {
+            self.will_update(&snap);
+        }
         w.bytes += snap.pieces.iter().filter(|p| p.source.is_some()).map(|p| p.range.len()).sum::<u64>();
         w.plan.push(snap);
     }
@@ -212,6 +216,11 @@ impl Writeback {
         }
         match self.replaceable(&snap) {
             Some(at) => {
+                if let Some((_, path, there)) = self.standing(snap.ino, 1)?.into_iter().next()
+                    && self.is_changed(&snap, &there)
+                {
+                    return self.stage_beside(snap, &path, w);
+                }
                 w.keys.push(at);
                 self.stage(snap, w)
             }
@@ -294,7 +303,13 @@ impl Writeback {
         let (present, removed): (Vec<_>, Vec<_>) =
             keys.iter().partition(|k| self.volume.entry(k).is_some_and(|e| e.0.is_some()));
         for key in present.into_iter().chain(removed) {
-            if let Err(e) = self.agree(key, w) {
+            let mut r = self.agree(key, w);
+            if r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+                && let Ok(true) = self.restore_dirs(key.parent, w)
+            {
+                r = self.agree(key, w);
+            }
+            if let Err(e) = r {
                 let what = format!("storing the name {}", String::from_utf8_lossy(&key.name));
                 self.failed(&what, &e);
                 failed.insert(key.parent);
@@ -341,10 +356,12 @@ impl Writeback {
             v.record(&Mutation::Placed { at: at.clone(), as_of, holds })?;
         }
         // Not installed after all: it stays dirty.
-        let staged = w.staged.values().filter(|s| s.installed).map(|s| &s.snap);
-        for s in staged.chain(&w.updated).chain(dirs) {
+        let staged = w.staged.values().filter(|s| s.installed).map(|s| (&s.snap, Some(s.stat.attr.mtime)));
+        let updated = w.updated.iter().map(|u| (&u.0, u.1));
+        for (s, seen) in staged.chain(updated).chain(dirs.iter().map(|d| (d, None))) {
             let (ino, data, meta, size) = (s.ino, s.data, s.meta, s.attr.size);
-            v.record(&Mutation::Stored { ino, data, meta, size })?;
+            let seen = seen.filter(|_| s.attr.kind == Kind::File);
+            v.record(&Mutation::Stored { ino, data, meta, size, seen })?;
         }
         v.record(&Mutation::Closed)?;
         self.changed.clear();

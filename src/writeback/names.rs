@@ -6,7 +6,7 @@
 
 use super::Writeback;
 use super::stage::Work;
-use crate::backing::{BackingPath, staged_path};
+use crate::backing::{BackingPath, BackingStat, staged_path};
 use crate::format::mutation::EntryKey;
 use crate::namespace::places::PARKED;
 use crate::types::{BackingId, InodeId, Kind, Lsn};
@@ -77,7 +77,7 @@ impl Writeback {
         Ok(true)
     }
 
-    fn path(&self, key: &EntryKey) -> Option<BackingPath> {
+    pub(super) fn path(&self, key: &EntryKey) -> Option<BackingPath> {
         self.volume.places.read().path_of(key).map(BackingPath)
     }
 
@@ -127,6 +127,15 @@ impl Writeback {
             log::warn!("{path}: inode {ino} stands in the backing under a name that nobody gave it there");
             self.volume.placed(ino, s.id, key);
             self.changed.insert(key.clone());
+            // A directory has one name.
+            let others = match s.attr.kind {
+                Kind::Dir => self.volume.places.read().names(ino).to_vec(),
+                _ => Vec::new(),
+            };
+            for other in others.into_iter().filter(|k| k != key) {
+                self.volume.unplaced(&other);
+                self.changed.insert(other);
+            }
         }
         Ok(Some(Occupant { ino, id: s.id, kind: s.attr.kind }))
     }
@@ -165,6 +174,9 @@ impl Writeback {
         }
         if let Some((name, id, _)) = staged {
             self.announce_one(ino, id, key, w)?;
+            if here && w.staged.get(&ino).is_some_and(|s| s.keeps) {
+                self.keep_theirs(key, path)?;
+            }
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
             volume.backing.install(&name, path)?;
@@ -190,7 +202,7 @@ impl Writeback {
         if self.volume.entry(&at).is_some_and(|e| e.0 == Some(ino)) {
             self.agree(&at, w)?;
         }
-        if let Some(s) = w.staged.get_mut(&ino) {
+        if let Some(s) = w.staged.get_mut(&ino).filter(|s| !s.keeps) {
             s.dropped = !s.installed;
         }
         Ok(())
@@ -219,7 +231,7 @@ impl Writeback {
                 Ok(true)
             }
             // Its old name is still a name of it: a hard link, or removed only since.
-            (None, Some((_, p, kind))) if *kind != Kind::Dir => {
+            (None, Some((_, p, stat))) if stat.attr.kind != Kind::Dir => {
                 self.announce_one(ino, id, key, w)?;
                 let name = self.name(ino);
                 let _tree = volume.tree.write();
@@ -247,7 +259,7 @@ impl Writeback {
         &mut self,
         ino: InodeId,
         enough: usize,
-    ) -> io::Result<Vec<(EntryKey, BackingPath, Kind)>> {
+    ) -> io::Result<Vec<(EntryKey, BackingPath, BackingStat)>> {
         let (mut out, mut at) = (Vec::new(), 0);
         while out.len() < enough {
             // What was struck out is no longer among them.
@@ -268,7 +280,7 @@ impl Writeback {
             };
             match stat {
                 Some((s, p)) if Some(s.id) == id => {
-                    out.push((key, p, s.attr.kind));
+                    out.push((key, p, s));
                     at += 1;
                 }
                 _ => {
@@ -393,24 +405,6 @@ impl Writeback {
             Err(e) => return Err(e),
         }
         self.changed.insert(key.clone());
-        Ok(())
-    }
-
-    /// Something else changed the backing: its version is kept under a name that says so.
-    fn set_aside(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
-        let stamp = self.volume.clock.wall_ns() / 1_000_000_000;
-        let mut name = key.name.to_vec();
-        name.truncate(200);
-        name.extend_from_slice(format!(".conflict-{stamp}").as_bytes());
-        let to = EntryKey { parent: key.parent, name: name.as_slice().into() };
-        let to = self.path(&to).ok_or(io::ErrorKind::NotFound)?;
-        let volume = self.volume.clone();
-        let _tree = volume.tree.write();
-        volume.backing.rename(path, &to)?;
-        volume.unplaced(key);
-        volume.look_again(key.parent);
-        self.shared.conflicts.fetch_add(1, Ordering::Relaxed);
-        log::warn!("{path} was changed in the backing by something else: its version is kept as {to}");
         Ok(())
     }
 

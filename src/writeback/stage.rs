@@ -1,12 +1,13 @@
 //! The first half of a batch: content on its way, nothing of it visible in the backing yet.
 
 use super::Writeback;
-use crate::backing::{AttrChange, BackingPath, BackingStat, NewObject, Update, staged_path};
+use crate::backing::{AttrChange, BackingFile, BackingPath, BackingStat, NewObject, Update, staged_path};
 use crate::format::mutation::EntryKey;
-use crate::types::{InodeId, Kind, Lsn};
-use crate::volume::Snapshot;
+use crate::types::{InodeId, Kind, Lsn, Stamp};
+use crate::volume::{Error, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An object staged under a name of ours.
@@ -17,6 +18,8 @@ pub(super) struct Staged {
     pub installed: bool,
     /// Not to be installed after all.
     pub dropped: bool,
+    /// What it replaces was changed by something else, and is kept.
+    pub keeps: bool,
 }
 
 /// What a batch is about, and what it has done so far.
@@ -32,8 +35,8 @@ pub(super) struct Work {
     /// The log is durable up to here: nothing newer goes to the backing.
     pub upto: Lsn,
     pub staged: HashMap<InodeId, Staged>,
-    /// Updated where they are.
-    pub updated: Vec<Snapshot>,
+    /// Updated where they are, and the modification time that each file has there now.
+    pub updated: Vec<(Snapshot, Option<Stamp>)>,
     /// Directories whose attributes must be set at the end.
     pub dirs: HashSet<InodeId>,
     pub sync_files: Vec<BackingPath>,
@@ -48,8 +51,18 @@ impl Writeback {
     /// Stages a new object, or a file that is replaced as a whole.
     pub(super) fn stage(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
         if snap.base_end > 0 {
-            return Err(lost(snap.ino));
+            return self.stage_lost(snap, w);
         }
+        self.stage_over(snap, None, w)
+    }
+
+    /// Stages an object; where it has bytes of the backing's old file, they are taken from `base`.
+    pub(super) fn stage_over(
+        &mut self,
+        snap: Snapshot,
+        base: Option<Arc<dyn BackingFile>>,
+        w: &mut Work,
+    ) -> io::Result<()> {
         let name = self.name(snap.ino);
         let xattrs = match &snap.xattrs {
             Some(x) => x.clone(),
@@ -59,7 +72,7 @@ impl Writeback {
         let volume = self.volume.clone();
         let mut bytes = 0;
         let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
-            volume.pull(&snap, &mut |p| {
+            volume.pull(&snap, base.as_deref(), &mut |p| {
                 if let crate::backing::Piece::Data { bytes: b, .. } = &p {
                     bytes += b.len() as u64;
                 }
@@ -70,26 +83,41 @@ impl Writeback {
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
         w.sync_files.push(staged_path(&name));
-        w.staged.insert(snap.ino, Staged { name, stat, snap, installed: false, dropped: false });
+        let staged = Staged { name, stat, snap, installed: false, dropped: false, keeps: false };
+        w.staged.insert(staged.snap.ino, staged);
         Ok(())
     }
 
     fn known_xattrs(&self, snap: &Snapshot) -> io::Result<Vec<(crate::types::Name, Vec<u8>)>> {
         let Some(cell) = self.volume.cell(snap.ino) else { return Ok(Vec::new()) };
-        self.volume.xattrs(&cell).map_err(|e| io::Error::other(format!("reading xattrs: {e}")))
+        match self.volume.xattrs(&cell) {
+            Ok(x) => Ok(x),
+            // Gone with the file that had them.
+            Err(Error::Backing(e)) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(io::Error::other(format!("reading xattrs: {e}"))),
+        }
     }
 
     /// Changes a file or its attributes where it is.
     pub(super) fn update(&mut self, snap: Snapshot, w: &mut Work) -> io::Result<()> {
         // Never into what something else put there.
-        let Some((_, path, _)) = self.standing(snap.ino, 1)?.into_iter().next() else {
-            return Err(lost(snap.ino));
+        let Some((_, path, there)) = self.standing(snap.ino, 1)?.into_iter().next() else {
+            return match snap.attr.kind {
+                Kind::File => self.stage_lost(snap, w),
+                _ => Err(lost(snap.ino)),
+            };
         };
+        if self.is_changed(&snap, &there) {
+            return match snap.data {
+                Lsn::NONE => self.take_theirs(snap, &path, w),
+                _ => self.stage_beside(snap, &path, w),
+            };
+        }
         if snap.attr.kind == Kind::File && snap.data != Lsn::NONE {
             let volume = self.volume.clone();
             let mut bytes = 0;
             let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
-                volume.pull(&snap, &mut |p| {
+                volume.pull(&snap, None, &mut |p| {
                     if let crate::backing::Piece::Data { bytes: b, .. } = &p {
                         bytes += b.len() as u64;
                     }
@@ -102,16 +130,24 @@ impl Writeback {
         }
         self.set_attr(&path, &snap)?;
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        let seen = match snap.attr.kind {
+            Kind::File => Some(self.volume.backing.stat(&path)?.attr.mtime),
+            _ => None,
+        };
         w.sync_files.push(path);
-        w.updated.push(snap);
+        w.updated.push((snap, seen));
         Ok(())
     }
 
     pub(super) fn set_attr(&self, path: &BackingPath, snap: &Snapshot) -> io::Result<()> {
+        self.set_attr_of(path, snap, true)
+    }
+
+    pub(super) fn set_attr_of(&self, path: &BackingPath, snap: &Snapshot, times: bool) -> io::Result<()> {
         let change = AttrChange {
             mode: (snap.attr.kind != Kind::Symlink).then_some(snap.attr.mode),
             owner: Some((snap.attr.uid, snap.attr.gid)),
-            times: Some((snap.attr.atime, snap.attr.mtime)),
+            times: times.then_some((snap.attr.atime, snap.attr.mtime)),
             xattrs: snap.xattrs.clone(),
         };
         self.volume.backing.set_attr(path, snap.attr.kind, &change)
