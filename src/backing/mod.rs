@@ -3,6 +3,7 @@
 //! `writeback/`'s.
 
 pub mod directory;
+pub mod timed;
 
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
 use std::io;

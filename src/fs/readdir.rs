@@ -183,7 +183,7 @@ impl Fs {
 
     /// False if the backing does not hold the directory.
     pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<bool> {
-        let _tree = self.volume.tree.read();
+        let _tree = self.volume.hold_tree()?;
         let Some(path) = self.volume.places.read().path(dir) else { return Ok(false) };
         self.volume.may_ask_backing()?;
         self.volume.backing.list(&BackingPath(path), each).map_err(Error::Backing)?;

@@ -60,9 +60,13 @@ pub struct Gateway {
     started_ns: u64,
     rate: AtomicU64,
     mending: Mutex<Mending>,
+    sign_of_life: Mutex<SignOfLife>,
     draining: AtomicBool,
     life: (Mutex<Life>, Condvar),
 }
+
+/// From when on `status` speaks of a backing that does not answer.
+const HANGS_SECONDS: u64 = 10;
 
 /// The writing anew of segments whose sync failed.
 struct Mending {
@@ -71,7 +75,27 @@ struct Mending {
     trouble: Option<String>,
 }
 
+/// When the writeback was last seen to get on.
+#[derive(Default)]
+struct SignOfLife {
+    done: (u64, u64, u64),
+    at_ns: u64,
+}
+
 impl Gateway {
+    /// Seconds for which the writeback has been waiting for one answer of the backing, if that is long.
+    fn hangs(&self) -> Option<u64> {
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let (v, w) = (&self.volume, &self.writeback);
+        let done = (of(&v.given_bytes), of(&w.requests), of(&w.errors));
+        let now = v.clock.monotonic_ns();
+        let mut s = self.sign_of_life.lock();
+        if done != s.done || !w.in_step() {
+            *s = SignOfLife { done, at_ns: now };
+        }
+        Some(now.saturating_sub(s.at_ns) / 1_000_000_000).filter(|&n| n >= HANGS_SECONDS)
+    }
+
     fn end(&self, why: Ending) {
         let (m, c) = &self.life;
         let mut l = m.lock();

@@ -4,6 +4,7 @@ use super::Gateway;
 use super::Mending;
 use super::plan::Seen;
 use crate::backing::directory::DirectoryBacking;
+use crate::backing::timed::{DEADLINE, TimedBacking};
 use crate::backing::{AttrChange, Backing, BackingPath};
 use crate::config::Config;
 use crate::fs::{Clients, Fs};
@@ -57,7 +58,10 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         .prepare()
         .map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
     locks.push(lease(&config.backing, &backing, &*clock)?);
-    let backing: Arc<dyn Backing> = Arc::new(backing);
+    let mut backing: Arc<dyn Backing> = Arc::new(backing);
+    if backing.remote() {
+        backing = Arc::new(TimedBacking::new(backing, DEADLINE));
+    }
     let disk: Arc<dyn Disk> =
         Arc::new(RealDisk::open(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?);
     let began = clock.monotonic_ns();
@@ -107,6 +111,7 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         started_ns: clock.monotonic_ns(),
         rate: AtomicU64::new(0),
         mending: Mutex::new(Mending { retry: Retry::new(clock.monotonic_ns()), trouble: None }),
+        sign_of_life: Default::default(),
         draining: AtomicBool::new(false),
         life: Default::default(),
     }))

@@ -53,6 +53,10 @@ impl Gateway {
         if let Some(t) = trouble {
             return (State::Degraded, Some(format!("the backing fails, retrying: {t}")));
         }
+        if let Some(n) = self.hangs() {
+            let why = format!("the backing has not answered for {n} s; what is written waits in the log");
+            return (State::Degraded, Some(why));
+        }
         if self.life.0.lock().over.is_some() {
             return (State::Stopped, None);
         }

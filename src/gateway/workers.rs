@@ -145,6 +145,7 @@ fn tick(g: &Gateway, last: &mut (u64, u64)) {
     g.volume.wal.nudge_epochs();
     // Without room on the device it is tried again with the next tick.
     g.volume.wal.pool.fill_spare().unwrap_or_else(|e| log::debug!("the log's headroom: {e}"));
+    g.hangs();
     let now = g.volume.clock.monotonic_ns();
     let stored = g.writeback.bytes.load(Ordering::Relaxed);
     let span = now.saturating_sub(last.0);

@@ -4,7 +4,6 @@
 mod adapter;
 mod caller;
 mod convert;
-mod pool;
 mod reply;
 mod session;
 mod trim;

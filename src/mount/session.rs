@@ -2,7 +2,7 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
-use super::pool::Pool;
+use crate::sys::pool::Pool;
 use super::trim::Trimmer;
 use crate::fs::{Fs, Told};
 use crate::sys::fusemount::{MountOptions, mount_fuse};

@@ -17,6 +17,7 @@ pub mod notify;
 pub mod paths;
 pub mod patience;
 pub mod peercred;
+pub mod pool;
 pub mod proc;
 pub mod published;
 pub mod signal;

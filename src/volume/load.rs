@@ -3,15 +3,21 @@
 use super::Volume;
 use super::error::{Error, Result};
 use super::table::{Cell, Inode, Locked};
+use crate::backing::timed::DEADLINE;
 use crate::backing::{BackingPath, BackingStat};
 use crate::format::mutation::EntryKey;
 use crate::namespace::Node;
 use crate::namespace::places::PARKED;
 use crate::sys::patience;
 use crate::types::{InodeId, Kind, Lsn, NAME_BYTES_MAX, Name};
+use parking_lot::RwLockReadGuard;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a thread that may not wait does so for a move in the backing.
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// Checks a name that a program gave. The gateway's own folder at the root cannot be named.
 pub fn valid_name(parent: InodeId, name: &[u8]) -> Result<()> {
@@ -31,6 +37,20 @@ impl Volume {
     /// Fails with `WouldBlock` where this thread may not wait for a store that may be slow.
     pub fn may_ask_backing(&self) -> Result<()> {
         if self.backing.remote() && !patience::may_wait() { Err(Error::WouldBlock) } else { Ok(()) }
+    }
+
+    /// Keeps the writeback from moving anything in the backing. Errors: `WouldBlock` where this thread may not wait;
+    /// the backing hangs in a move.
+    pub fn hold_tree(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let most = if patience::may_wait() { DEADLINE } else { MOMENT };
+        match self.tree.try_read_for(most) {
+            Some(held) => Ok(held),
+            None if !patience::may_wait() => Err(Error::WouldBlock),
+            None => {
+                let text = format!("a move in the backing has not ended for {} s", most.as_secs());
+                Err(Error::Backing(io::Error::new(io::ErrorKind::TimedOut, text)))
+            }
+        }
     }
 
     /// The inode that `name` in `parent` leads to, asking the backing where memory does not know.
@@ -59,7 +79,7 @@ impl Volume {
             self.may_ask_backing()?;
             // Held until the answer is taken in: meanwhile nothing moves in the backing, and no number of
             // an object is given to another.
-            let _tree = self.tree.read();
+            let _tree = self.hold_tree()?;
             let Some(stat) = self.ask(parent.id, name)? else {
                 return self.vanished(parent, name, known.is_some());
             };
@@ -245,7 +265,7 @@ impl Volume {
         cell: &Arc<Cell>,
         ask: impl Fn(&BackingPath) -> io::Result<T>,
     ) -> Result<Option<T>> {
-        let _tree = self.tree.read();
+        let _tree = self.hold_tree()?;
         if cell.id == InodeId::ROOT {
             return ask(&BackingPath::root()).map(Some).map_err(Error::Backing);
         }

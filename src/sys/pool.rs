@@ -1,7 +1,7 @@
 //! Threads for what may take long: slow reads, writers that wait for space. Grown on demand, so that
 //! one waiting call never holds up another, and bounded.
 
-use crate::sys::worker::spawn;
+use super::worker::spawn;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,0 +1,188 @@
+//! A backing whose reads end: a store behind a network may hang in a call for as long as it likes, and a program
+//! that waits for it could not even be killed. So each read is made by a thread that may be left behind, and after a
+//! while the caller is told that there is no answer. Changes are not bounded: what became of one that
+//! was given up would not be known. Only the writeback makes them, and it can wait.
+
+use super::{
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
+    NewObject, Update, Xattr,
+};
+use crate::sys::pool::Pool;
+use crate::types::Kind;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// How long a read of the backing may take: with what a caller may have waited before it is less than 30 s.
+pub const DEADLINE: Duration = Duration::from_secs(12);
+
+/// See the module.
+pub struct TimedBacking {
+    inner: Arc<dyn Backing>,
+    pool: Pool,
+    deadline: Duration,
+}
+
+struct TimedFile {
+    inner: Arc<dyn BackingFile>,
+    pool: Pool,
+    deadline: Duration,
+}
+
+fn within<T: Send + 'static>(
+    pool: &Pool,
+    deadline: Duration,
+    what: &str,
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (tx, rx) = sync_channel(1);
+    // Nobody may listen any more.
+    pool.run(move || tx.send(call()).unwrap_or(()));
+    match rx.recv_timeout(deadline) {
+        Ok(r) => r,
+        Err(RecvTimeoutError::Timeout) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{what}: the backing did not answer for {} s", deadline.as_secs()),
+        )),
+        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other(format!("{what}: its thread died"))),
+    }
+}
+
+impl TimedBacking {
+    /// Bounds the reads of `inner`.
+    pub fn new(inner: Arc<dyn Backing>, deadline: Duration) -> TimedBacking {
+        TimedBacking { inner, pool: Pool::default(), deadline }
+    }
+
+    fn at<T: Send + 'static>(
+        &self,
+        what: &str,
+        path: &BackingPath,
+        call: impl FnOnce(&dyn Backing, &BackingPath) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (inner, at) = (self.inner.clone(), path.clone());
+        within(&self.pool, self.deadline, &format!("{what} {path}"), move || call(&*inner, &at))
+    }
+}
+
+impl Backing for TimedBacking {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn remote(&self) -> bool {
+        self.inner.remote()
+    }
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+    fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {
+        self.at("looking at", path, |b, p| b.stat(p))
+    }
+    fn list(&self, path: &BackingPath, each: &mut dyn FnMut(BackingEntry)) -> io::Result<()> {
+        let all = self.at("listing", path, |b, p| {
+            let mut all = Vec::new();
+            b.list(p, &mut |e| all.push(e)).map(|()| all)
+        })?;
+        all.into_iter().for_each(each);
+        Ok(())
+    }
+    fn open(&self, path: &BackingPath) -> io::Result<Arc<dyn BackingFile>> {
+        let inner = self.at("opening", path, |b, p| b.open(p))?;
+        Ok(Arc::new(TimedFile { inner, pool: self.pool.clone(), deadline: self.deadline }))
+    }
+    fn readlink(&self, path: &BackingPath) -> io::Result<Vec<u8>> {
+        self.at("reading the link", path, |b, p| b.readlink(p))
+    }
+    fn xattrs(&self, path: &BackingPath) -> io::Result<Vec<Xattr>> {
+        self.at("reading the attributes of", path, |b, p| b.xattrs(p))
+    }
+    fn space(&self) -> io::Result<BackingSpace> {
+        self.at("asking for the space of", &BackingPath::root(), |b, _| b.space())
+    }
+    fn parked(&self) -> io::Result<Vec<String>> {
+        self.at("listing what is parked in", &BackingPath::root(), |b, _| b.parked())
+    }
+
+    fn stage(&self, name: &str, object: &NewObject, content: Content<'_>) -> io::Result<BackingStat> {
+        self.inner.stage(name, object, content)
+    }
+    fn stage_link(&self, name: &str, from: &BackingPath) -> io::Result<()> {
+        self.inner.stage_link(name, from)
+    }
+    fn install(&self, name: &str, to: &BackingPath) -> io::Result<()> {
+        self.inner.install(name, to)
+    }
+    fn update(&self, path: &BackingPath, update: Update<'_>) -> io::Result<()> {
+        self.inner.update(path, update)
+    }
+    fn set_attr(&self, path: &BackingPath, kind: Kind, change: &AttrChange) -> io::Result<()> {
+        self.inner.set_attr(path, kind, change)
+    }
+    fn rename(&self, from: &BackingPath, to: &BackingPath) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn park(&self, from: &BackingPath, name: &str) -> io::Result<()> {
+        self.inner.park(from, name)
+    }
+    fn unlink(&self, path: &BackingPath) -> io::Result<()> {
+        self.inner.unlink(path)
+    }
+    fn rmdir(&self, path: &BackingPath) -> io::Result<()> {
+        self.inner.rmdir(path)
+    }
+    fn sync(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()> {
+        self.inner.sync(files, dirs)
+    }
+    fn prepare(&self) -> io::Result<()> {
+        self.inner.prepare()
+    }
+    fn clean(&self) -> io::Result<()> {
+        self.inner.clean()
+    }
+}
+
+impl BackingFile for TimedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (inner, len) = (self.inner.clone(), buf.len());
+        let got = within(&self.pool, self.deadline, "reading", move || {
+            let mut bytes = vec![0; len];
+            let n = inner.read_at(&mut bytes, offset)?;
+            bytes.truncate(n);
+            Ok(bytes)
+        })?;
+        buf[..got.len()].copy_from_slice(&got);
+        Ok(got.len())
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        let inner = self.inner.clone();
+        within(&self.pool, self.deadline, "seeking", move || inner.next_data(offset))
+    }
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        let inner = self.inner.clone();
+        within(&self.pool, self.deadline, "seeking", move || inner.next_hole(offset))
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::{MemBacking, Plug};
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_read_that_hangs_ends_and_the_next_one_works() {
+        let plug = Arc::new(Plug::new());
+        let timed = TimedBacking::new(Arc::new(MemBacking::new(plug.clone())), Duration::from_millis(50));
+        assert!(timed.stat(&BackingPath::root()).is_ok());
+        let (go, wait) = channel::<()>();
+        plug.set_visitor(Some(Box::new(move |_| {
+            wait.recv().unwrap_or(());
+            Ok(())
+        })));
+        let e = timed.stat(&BackingPath::root()).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::TimedOut, "{e}");
+        drop(go);
+        assert!(timed.list(&BackingPath::root(), &mut |_| {}).is_ok());
+    }
+}
