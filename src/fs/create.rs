@@ -74,6 +74,8 @@ impl Fs {
         // Nobody else can reach it before the directory is unlocked.
         self.volume.hold(&cell);
         drop(locked);
+        drop(change);
+        self.volume.learn_names(&dir);
         if new.kind == Kind::File {
             self.sample(who, ino, How::Create, 0);
         }

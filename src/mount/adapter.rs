@@ -1,12 +1,12 @@
 //! The adapter: one short method a request.
 use super::caller::Callers;
 use super::convert::{self, TTL, attr, file_type, kind_of_mode};
-use crate::sys::pool::Pool;
 use super::reply::{OwnedNew, attributes, code, data, empty, entry, how, open_flags, sized, written};
 use super::session::WRITE_BYTES_MAX;
 use crate::fs::meter::Verb;
 use crate::fs::{Fs, Who};
 use crate::sys::patience;
+use crate::sys::pool::Pool;
 use crate::types::{InodeId, Kind};
 use crate::volume::{Error, Result};
 use fuser::*;

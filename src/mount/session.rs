@@ -2,10 +2,10 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
-use crate::sys::pool::Pool;
 use super::trim::Trimmer;
 use crate::fs::{Fs, Told};
 use crate::sys::fusemount::{MountOptions, mount_fuse};
+use crate::sys::pool::Pool;
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::types::InodeId;
 use fuser::{Config, INodeNo, InitFlags, KernelConfig, Session, SessionACL};

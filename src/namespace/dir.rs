@@ -1,7 +1,10 @@
 //! The names of one directory that are known here.
 
 use crate::types::{InodeId, Lsn, Name, Pos};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+
+/// Most names of a directory that are kept for the time when the backing does not answer.
+pub const SEEN_NAMES_MAX: usize = 4096;
 
 /// One name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,9 @@ pub struct Dir {
     pub version: u64,
     /// Entries whose `lsn` is set.
     pub dirty: usize,
+    /// Names that the backing had when it was listed last, kept in step with our own changes: what a lookup goes by
+    /// while the backing does not answer. Few directories have it, and none with too many names.
+    pub seen: Option<Box<HashSet<Name>>>,
     /// Clean names that stay only because all are here: their inodes left memory.
     pub kept: usize,
 }
@@ -57,6 +63,9 @@ impl Dir {
             self.dirty -= 1;
             if e.target.is_none() {
                 self.entries.remove(name);
+                if let Some(s) = &mut self.seen {
+                    s.remove(name);
+                }
             }
         }
     }
@@ -72,12 +81,24 @@ impl Dir {
             return true;
         }
         self.entries.remove(name);
+        if let Some(s) = &mut self.seen {
+            s.insert(name.clone());
+        }
         self.version += 1;
         false
     }
 
+    /// The backing does not answer: whether it has no such name for all that is known.
+    pub fn is_likely_absent(&self, name: &Name) -> bool {
+        self.seen.as_ref().is_some_and(|s| !s.contains(name))
+    }
+
     /// Knows all names no longer: drops the clean ones whose inode is not `here`, the backing has them.
     pub fn open_up(&mut self, here: impl Fn(InodeId) -> bool) {
+        if self.complete && self.entries.len() <= SEEN_NAMES_MAX {
+            let clean = self.entries.iter().filter(|(_, e)| e.lsn == Lsn::NONE && e.target.is_some());
+            self.seen = Some(Box::new(clean.map(|(n, _)| n.clone()).collect()));
+        }
         self.complete = false;
         self.kept = 0;
         self.version += 1;

@@ -6,6 +6,6 @@ mod names;
 mod node;
 pub mod places;
 
-pub use dir::{Dir, Entry};
+pub use dir::{Dir, Entry, SEEN_NAMES_MAX};
 pub use node::Node;
 pub use places::{Place, Places};

@@ -6,11 +6,12 @@ use super::table::{Cell, Inode, Locked};
 use crate::backing::timed::DEADLINE;
 use crate::backing::{BackingPath, BackingStat};
 use crate::format::mutation::EntryKey;
-use crate::namespace::Node;
 use crate::namespace::places::PARKED;
+use crate::namespace::{Node, SEEN_NAMES_MAX};
 use crate::sys::patience;
 use crate::types::{InodeId, Kind, Lsn, NAME_BYTES_MAX, Name};
 use parking_lot::RwLockReadGuard;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,10 @@ use std::time::Duration;
 
 /// How long a thread that may not wait does so for a move in the backing.
 const MOMENT: Duration = Duration::from_millis(2);
+
+fn likely_absent(dir: &Arc<Cell>, name: &Name) -> bool {
+    dir.read().node.dir.as_ref().is_some_and(|d| d.is_likely_absent(name))
+}
 
 /// Checks a name that a program gave. The gateway's own folder at the root cannot be named.
 pub fn valid_name(parent: InodeId, name: &[u8]) -> Result<()> {
@@ -42,12 +47,20 @@ impl Volume {
     /// Keeps the writeback from moving anything in the backing. Errors: `WouldBlock` where this thread may not wait;
     /// the backing hangs in a move.
     pub fn hold_tree(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        let most = if patience::may_wait() { DEADLINE } else { MOMENT };
+        // One who waited in vain has waited for all, until the move ends.
+        let hangs = self.tree_hangs.load(Ordering::Acquire);
+        let most = if patience::may_wait() && !hangs { DEADLINE } else { MOMENT };
         match self.tree.try_read_for(most) {
-            Some(held) => Ok(held),
+            Some(held) => {
+                if hangs {
+                    self.tree_hangs.store(false, Ordering::Release);
+                }
+                Ok(held)
+            }
             None if !patience::may_wait() => Err(Error::WouldBlock),
             None => {
-                let text = format!("a move in the backing has not ended for {} s", most.as_secs());
+                self.tree_hangs.store(true, Ordering::Release);
+                let text = format!("a move in the backing has not ended for {} s", DEADLINE.as_secs());
                 Err(Error::Backing(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
         }
@@ -79,8 +92,13 @@ impl Volume {
             self.may_ask_backing()?;
             // Held until the answer is taken in: meanwhile nothing moves in the backing, and no number of
             // an object is given to another.
-            let _tree = self.hold_tree()?;
-            let Some(stat) = self.ask(parent.id, name)? else {
+            let answer = self.hold_tree().and_then(|held| Ok((self.ask(parent.id, name)?, held)));
+            let (stat, _tree) = match answer {
+                Ok(a) => a,
+                Err(Error::Backing(_)) if known.is_none() && likely_absent(parent, name) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let Some(stat) = stat else {
                 return self.vanished(parent, name, known.is_some());
             };
             if let Some(c) = self.admit(parent, name, &stat, version) {
@@ -94,6 +112,37 @@ impl Volume {
                 }
                 return Ok(Some(c));
             }
+        }
+    }
+
+    /// Learns the names of a directory in which programs make files, for the time when the backing does not answer.
+    /// Asks once; what goes wrong is no matter now.
+    pub fn learn_names(&self, dir: &Arc<Cell>) {
+        {
+            let i = dir.read();
+            let wanted = i.node.dir.as_ref().is_some_and(|d| !d.complete && d.seen.is_none());
+            if !wanted
+                || i.node.is_dead()
+                || self.may_ask_backing().is_err()
+                || dir.listed.swap(true, Ordering::AcqRel)
+            {
+                return;
+            }
+        }
+        // Held until they are taken in: meanwhile no name leaves the backing.
+        let Ok(_tree) = self.hold_tree() else { return };
+        let Some(path) = self.places.read().path(dir.id) else { return };
+        let mut names = HashSet::new();
+        let listed = self.backing.list(&BackingPath(path), &mut |e| {
+            if names.len() <= SEEN_NAMES_MAX {
+                names.insert(e.name);
+            }
+        });
+        if listed.is_ok()
+            && names.len() <= SEEN_NAMES_MAX
+            && let Some(d) = &mut dir.write().node.dir
+        {
+            d.seen = Some(Box::new(names));
         }
     }
 

@@ -64,6 +64,8 @@ pub struct Volume {
     /// Held for writing while the writeback moves something in the backing, for reading while a
     /// path there is taken and used.
     pub tree: RwLock<()>,
+    /// A reader of `tree` has waited for it in vain.
+    tree_hangs: AtomicBool,
     /// Held for reading by every commit, for writing by the checkpoint's snapshot.
     gate: RwLock<()>,
     pub dirty: DirtyQueue,

@@ -324,6 +324,7 @@ fn assemble(
         places: RwLock::new(places),
         intents: Mutex::default(),
         tree: RwLock::new(()),
+        tree_hangs: AtomicBool::new(false),
         gate: RwLock::new(()),
         dirty: DirtyQueue::default(),
         next_ino: AtomicU64::new(next_ino.max(FIRST_INO)),

@@ -30,6 +30,8 @@ pub struct Cell {
     pub used: AtomicBool,
     /// Written in parts of pages since it was opened for reads: the kernel keeps whole pages only.
     pub patchy: AtomicBool,
+    /// The names of this directory were asked for once (`Volume::learn_names`).
+    pub listed: AtomicBool,
     /// Something else changed its content in the backing: what the kernel keeps of it is stale.
     pub stale: AtomicBool,
     /// The checkpoint or a record since then says who it is.
@@ -49,6 +51,7 @@ impl Cell {
             opens: AtomicU32::new(0),
             used: AtomicBool::new(true),
             patchy: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             tracked: AtomicBool::new(false),
             found: AtomicU32::new(0),

@@ -61,6 +61,7 @@ def hanging(s):
     g = s.gateway("above", "--writeback-age", "1s", backing=below.mnt + "/sub")
     g.mount()
     s.check(len(get(g.path("cold/f0"))) == 200_000, "a file of it is read")
+    put(g.path("before"), b"b")  # from here on it knows the names there
     pid = below.pids()[0]
     os.kill(pid, signal.SIGSTOP)
     s.undo.append(lambda: os.path.exists(f"/proc/{pid}") and os.kill(pid, signal.SIGCONT))
@@ -104,6 +105,7 @@ def trouble(s, name, begin, end, why, size=256):
     put(back + "/old", b"old" * 1000)
     g = s.gateway(name, "--writeback-age", "300ms", backing=back)
     g.mount()
+    sh(["sync", "-f", disk], 60)
     begin(disk, back)
     try:
         put(g.path("new"), os.urandom(3 << 20), sync=True)
@@ -133,6 +135,16 @@ def trouble(s, name, begin, end, why, size=256):
     s.check(g.umount().returncode == 0, f"{name}: umount returns 0")
 
 
+def turn_read_only(disk, _):
+    """As ext4 does after an error of its disk."""
+    sh(f"mount -o remount,errors=remount-ro {disk} && echo forelog > /sys/fs/ext4/$(basename $(findmnt -no SOURCE {disk}))/trigger_fs_error", 20)
+
+
+def turn_back(disk, _):
+    wait_until(lambda: sh(["umount", disk], 20).returncode == 0, 10, 0.2)
+    sh(f"e2fsck -fy {disk}.img; mount -o loop {disk}.img {disk}", 60)
+
+
 def hog(disk, _):
     with open(disk + "/hog", "wb", buffering=0) as f:
         while not fails(f.write, bytes(1 << 20)):
@@ -145,7 +157,7 @@ def main():
             s.check(True, "plain directories have no trouble")
             return
         hanging(s)
-        trouble(s, "read-only", lambda d, b: sh(["mount", "-o", "remount,ro", d]), lambda d, b: sh(["mount", "-o", "remount,rw", d]), ["Read-only"])
+        trouble(s, "read-only", turn_read_only, turn_back, ["Read-only"])
         trouble(s, "full", hog, lambda d, b: os.unlink(d + "/hog"), ["No space", "no storage space"], 64)
         trouble(s, "refusing", lambda d, b: sh(["chattr", "+i", b, b + "/.forelog/tmp", b + "/old"]), lambda d, b: sh(["chattr", "-i", b, b + "/.forelog/tmp", b + "/old"]),
                 ["not permitted", "Permission denied"])
