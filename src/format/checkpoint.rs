@@ -164,16 +164,32 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
     if crc(body) != word(12) {
         return Err(Malformed("checkpoint: checksum"));
     }
-    let config = bincode::config::standard().with_limit::<{ BYTES_MAX as usize }>();
     let mut whole = std::borrow::Cow::Borrowed(body);
     // An empty list for each that is not there.
     for _ in word(8)..VERSION {
         whole.to_mut().push(0);
     }
-    let (c, used) =
-        bincode::serde::decode_from_slice(&whole, config).map_err(|_| Malformed("checkpoint: body"))?;
+    // A length in it may ask for memory before its bytes are found to be missing: never for much more than a
+    // sound one of this size needs.
+    let (c, used) = match whole.len() * MEMORY_TIMES {
+        ..=SMALL => limited::<SMALL>(&whole),
+        ..=MIDDLE => limited::<MIDDLE>(&whole),
+        ..=LARGE => limited::<LARGE>(&whole),
+        _ => limited::<{ BYTES_MAX as usize }>(&whole),
+    }?;
     if used != whole.len() {
         return Err(Malformed("checkpoint: trailing bytes"));
     }
     Ok(c)
+}
+
+/// Bytes in memory for one on disk, at most.
+const MEMORY_TIMES: usize = 32;
+const SMALL: usize = 1 << 20;
+const MIDDLE: usize = 32 << 20;
+const LARGE: usize = 512 << 20;
+
+fn limited<const BYTES: usize>(body: &[u8]) -> Result<(Checkpoint, usize), Malformed> {
+    let config = bincode::config::standard().with_limit::<BYTES>();
+    bincode::serde::decode_from_slice(body, config).map_err(|_| Malformed("checkpoint: body"))
 }

@@ -174,14 +174,17 @@ fn checkpoints_are_checked_whole() {
         assert!(checkpoint::decode(&b).is_err(), "byte {n}");
     }
     let mut newer = v.clone();
-    newer[8] = 4;
-    // Version 2 ends before the last list, which is empty here.
-    let mut older = v[..v.len() - 1].to_vec();
-    older[8..12].copy_from_slice(&2u32.to_le_bytes());
-    let (len, sum) = ((older.len() - 24) as u64, crate::format::checksum::crc(&older[24..]));
-    older[16..24].copy_from_slice(&len.to_le_bytes());
-    older[12..16].copy_from_slice(&sum.to_le_bytes());
-    assert_eq!(checkpoint::decode(&older), checkpoint::decode(&v));
+    newer[8] = checkpoint::VERSION as u8 + 1;
+    // Each version added a list at the end, which is empty here.
+    for version in 2..checkpoint::VERSION {
+        let missing = (checkpoint::VERSION - version) as usize;
+        let mut older = v[..v.len() - missing].to_vec();
+        older[8..12].copy_from_slice(&version.to_le_bytes());
+        let (len, sum) = ((older.len() - 24) as u64, crate::format::checksum::crc(&older[24..]));
+        older[16..24].copy_from_slice(&len.to_le_bytes());
+        older[12..16].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(checkpoint::decode(&older), checkpoint::decode(&v));
+    }
     let e = checkpoint::decode(&newer).expect_err("newer");
     assert!(e.to_string().contains("newer"));
 }

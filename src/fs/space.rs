@@ -7,7 +7,7 @@ use crate::backing::BackingSpace;
 use crate::sys::patience;
 use crate::sys::worker;
 use crate::volume::{Error, Result};
-use crate::wal::Class;
+use crate::wal::{Class, Owner};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,11 +76,13 @@ impl Fs {
         Ok(())
     }
 
-    /// How much of the load this client is: its open segment and this write against the log.
+    /// How much of the load this write is: what its client holds of the log, and its size. So the delay is one of
+    /// bytes: many small writes of a client that holds most of the log wait as long as one large one.
     fn share(&self, who: &Who, bytes: usize) -> f64 {
-        let mine = who.client.slot.open_bytes() as f64;
-        let size = (bytes as f64 / (1 << 20) as f64).min(1.0);
-        if mine > 0.0 { 0.25 + 0.75 * size } else { 0.1 * size }
+        let pool = &self.volume.wal.pool;
+        let held = pool.held_by(Owner::Client(who.client.slot.id)) as f64;
+        let of_log = held / pool.limits.limit(Class::Data).max(1) as f64;
+        of_log * (bytes as f64 / (1 << 20) as f64).min(1.0)
     }
 
     /// Asks the writeback to start.

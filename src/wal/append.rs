@@ -184,6 +184,10 @@ impl Wal {
                     st.own = Some(s.clone());
                     return Ok((s, false));
                 }
+                // Not into the shared one: it is for those who write little.
+                Err(TakeError::Full) if self.pool.held_by(Owner::Client(slot.id)) > 0 => {
+                    return Err(AppendError::Full);
+                }
                 Err(TakeError::Full) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -17,7 +17,15 @@ const CONTRACT: &str = r#"
         "segment_bytes":0,"reserved_bytes":0,"expected_bytes":0.0,"share":0.0,"throttled_seconds":0.0}]}"#;
 
 /// Fields we added to the contract.
-const ADDED: &[&str] = &[".reason", ".open_handles", ".writeback.files"];
+const ADDED: &[&str] = &[
+    ".reason",
+    ".open_handles",
+    ".writeback.files",
+    ".writeback.conflicts",
+    ".log.sync_failures",
+    ".log.segments_latched",
+    ".log.segments_rewritten",
+];
 
 fn compare(want: &Value, got: &Value, path: &str, bad: &mut Vec<String>) {
     match (want, got) {

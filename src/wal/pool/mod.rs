@@ -1,5 +1,11 @@
 //! The pool of segments: made ready ahead of need, taken by appends, recycled when retired.
 
+mod limits;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
+pub use limits::{Class, PoolLimits};
+
 use super::segment::{Owner, Phase, Segment};
 use crate::format::segment::{RECORDS_AT, SegmentHeader};
 use crate::sys::disk::Disk;
@@ -9,48 +15,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// Who may use the last of the space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// File content and everything that makes more of it.
-    Data,
-    /// Deletes, renames, attributes: work at 100 %.
-    Meta,
-    /// The gateway's own records, without which nothing could drain.
-    System,
-}
-
-/// Sizes of the log.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolLimits {
-    /// All segment files together, bytes.
-    pub capacity: u64,
-    pub segment_min: u32,
-    pub segment_max: u32,
-    /// Segments of this size when nothing says otherwise.
-    pub segment_static: u32,
-}
-
-impl PoolLimits {
-    /// Bytes of segments in use that a class of appends may reach.
-    pub fn limit(&self, class: Class) -> u64 {
-        let step = self.headroom() / 2;
-        match class {
-            Class::Data => self.capacity - 2 * step,
-            Class::Meta => self.capacity - step,
-            Class::System => self.capacity,
-        }
-    }
-    /// Kept back from content: two segments for deletes, two for the drain.
-    fn headroom(&self) -> u64 {
-        (4 * self.segment_min as u64).min(self.capacity / 2)
-    }
-    /// Segments of the least size that make up the headroom.
-    fn spares(&self) -> usize {
-        (self.headroom() / self.segment_min.max(1) as u64) as usize
-    }
-}
 
 #[derive(Default)]
 struct Ready {
@@ -62,7 +26,26 @@ struct Ready {
     allocated: u64,
     /// Bytes of open, sealed and retiring ones.
     busy: u64,
+    /// The same by owner, of those taken since the mount.
+    held: HashMap<Owner, u64>,
     next_id: u32,
+}
+
+impl Ready {
+    fn hold(&mut self, owner: Owner, bytes: u32) {
+        self.busy += bytes as u64;
+        *self.held.entry(owner).or_default() += bytes as u64;
+    }
+    fn let_go(&mut self, owner: Owner, bytes: u32) {
+        self.busy -= bytes as u64;
+        // What recovery took over nobody is charged with.
+        if let Some(held) = self.held.get_mut(&owner) {
+            *held = held.saturating_sub(bytes as u64);
+            if *held == 0 {
+                self.held.remove(&owner);
+            }
+        }
+    }
 }
 
 /// Counts of the pool.
@@ -160,6 +143,10 @@ impl Pool {
     pub fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
         self.table.read().get(&id).cloned()
     }
+    /// Bytes of segments in use that an owner was given.
+    pub fn held_by(&self, owner: Owner) -> u64 {
+        self.ready.lock().held.get(&owner).copied().unwrap_or(0)
+    }
     /// All segments.
     pub fn all(&self) -> Vec<Arc<Segment>> {
         self.table.read().values().cloned().collect()
@@ -214,7 +201,8 @@ impl Pool {
         let fits = |s: &Segment| fits_in(s.size);
         let found = {
             let mut r = self.ready.lock();
-            let limit = self.limits.limit(class);
+            let mine = r.held.get(&owner).copied().unwrap_or(0);
+            let limit = self.limits.limit_for(class, mine, r.held.len());
             let room = limit.saturating_sub(r.busy);
             let allowed = |s: &Segment| fits(s) && s.size as u64 <= room;
             let mut got = pick(r.reserved.get_mut(&owner), want, &allowed);
@@ -229,7 +217,7 @@ impl Pool {
                 }
             }
             match &got {
-                Some(s) => r.busy += s.size as u64,
+                Some(s) => r.hold(owner, s.size),
                 // Near the end smaller ones do: what fits is not refused.
                 None => match self.class_within(room).filter(|&c| fits_in(c)) {
                     Some(class) => want = want.min(class),
@@ -249,13 +237,13 @@ impl Pool {
                     Err(TakeError::Full) => self.take_spare(class, &fits)?,
                     other => other?,
                 };
-                self.ready.lock().busy += s.size as u64;
+                self.ready.lock().hold(owner, s.size);
                 s
             }
         };
         if let Err(e) = self.open(&s, owner) {
             let mut r = self.ready.lock();
-            r.busy -= s.size as u64;
+            r.let_go(owner, s.size);
             r.free.push(s);
             return Err(TakeError::Io(e));
         }
@@ -420,9 +408,13 @@ impl Pool {
 
     /// A retired segment comes back, once no reader can hold it.
     pub(super) fn recycled(&self, s: Arc<Segment>) {
-        s.state.lock().phase = Phase::Free;
+        let owner = {
+            let mut st = s.state.lock();
+            st.phase = Phase::Free;
+            st.owner
+        };
         let mut r = self.ready.lock();
-        r.busy -= s.size as u64;
+        r.let_go(owner, s.size);
         if s.size == self.limits.segment_min && r.spare.len() < self.limits.spares() {
             r.spare.push(s);
         } else {
@@ -465,89 +457,4 @@ fn pick(
         .min_by_key(|(_, s)| if s.size >= want { (0, s.size) } else { (1, u32::MAX - s.size) })?
         .0;
     Some(v.swap_remove(best))
-}
-
-#[cfg(all(test, feature = "testing"))]
-mod tests {
-    use super::*;
-    use crate::testing::{Dice, Plug, SimDisk};
-    use crate::types::ClientId;
-
-    const KIB: u32 = 1024;
-
-    fn pool() -> Pool {
-        let limits = PoolLimits {
-            capacity: 4096 * KIB as u64,
-            segment_min: 64 * KIB,
-            segment_max: 1024 * KIB,
-            segment_static: 256 * KIB,
-        };
-        let plug = Arc::new(Plug::new());
-        Pool::new(Arc::new(SimDisk::new(plug, limits.capacity * 2)), 7, limits, 1)
-    }
-
-    fn whole(p: &Pool) {
-        let c = p.counts();
-        assert_eq!(c.allocated_bytes, c.busy_bytes + c.free_bytes + c.reserved_bytes, "{c:?}");
-        assert!(c.allocated_bytes <= p.limits.capacity, "{c:?}");
-    }
-
-    /// A reservation refused for want of room used to lose what others had reserved, until the log
-    /// had no room for the drain's own records.
-    #[test]
-    fn a_refused_reservation_takes_nothing_from_others() {
-        let p = pool();
-        let shared = Owner::Shared;
-        (0..4).for_each(|_| p.reserve(shared, 1024 * KIB).expect("there is room"));
-        for _ in 0..4 {
-            assert!(p.reserve(shared, 64 * KIB).is_err());
-        }
-        assert_eq!(p.counts().reserved, 4);
-        whole(&p);
-        assert!(p.take(shared, 64 * KIB, 0, Class::System).is_ok());
-    }
-
-    /// Another program fills the log's device: the headroom is there all the same.
-    #[test]
-    fn the_headroom_is_on_the_disk_before_it_is_needed() {
-        let limits = pool().limits;
-        let plug = Arc::new(Plug::new());
-        let disk = Arc::new(SimDisk::new(plug, 4 * 64 * KIB as u64 + 256 * KIB as u64));
-        let p = Pool::new(disk, 7, limits, 1);
-        p.fill_spare().expect("there is room");
-        let shared = Owner::Shared;
-        assert!(p.take(shared, 256 * KIB, 0, Class::Data).is_ok());
-        assert!(matches!(p.take(shared, 256 * KIB, 0, Class::Data), Err(TakeError::Full)));
-        let taken = |class| (0..9).take_while(|_| p.take(shared, 64 * KIB, 0, class).is_ok()).count();
-        assert_eq!((taken(Class::Meta), taken(Class::System), taken(Class::System)), (2, 2, 0));
-        whole(&p);
-    }
-
-    #[test]
-    fn every_byte_is_in_use_or_free_or_reserved() {
-        for seed in 0..50 {
-            let (p, mut dice) = (pool(), Dice::new(seed));
-            let mut open = Vec::new();
-            for _ in 0..300 {
-                let size = (64 * KIB) << dice.below(5);
-                let owner = match dice.below(3) {
-                    0 => Owner::Shared,
-                    n => Owner::Client(ClientId(n as u32)),
-                };
-                match dice.below(7) {
-                    6 => drop(p.fill_spare()),
-                    0 | 1 => drop(p.reserve(owner, size)),
-                    2 => p.release(owner, size),
-                    3 => p.trim(dice.below(p.limits.capacity)),
-                    4 => {
-                        let class = [Class::Data, Class::Meta, Class::System][dice.below(3) as usize];
-                        open.extend(p.take(owner, size, 0, class));
-                    }
-                    _ if open.is_empty() => {}
-                    _ => p.recycled(open.swap_remove(dice.below(open.len() as u64) as usize)),
-                }
-                whole(&p);
-            }
-        }
-    }
 }
