@@ -172,9 +172,9 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Malformed> {
     // A length in it may ask for memory before its bytes are found to be missing: never for much more than a
     // sound one of this size needs.
     let (c, used) = match whole.len() * MEMORY_TIMES {
-        ..=SMALL => limited::<SMALL>(&whole),
-        ..=MIDDLE => limited::<MIDDLE>(&whole),
-        ..=LARGE => limited::<LARGE>(&whole),
+        n if n <= SMALL => limited::<SMALL>(&whole),
+        n if n <= MIDDLE => limited::<MIDDLE>(&whole),
+        n if n <= LARGE => limited::<LARGE>(&whole),
         _ => limited::<{ BYTES_MAX as usize }>(&whole),
     }?;
     if used != whole.len() {

@@ -60,6 +60,55 @@ def ratio(rows):
     return statistics.median(b[1] for _, b, _ in rows) / max(1, statistics.median(a[1] for a, _, _ in rows))
 
 
+def steady(path, seconds):
+    """Latencies of a small append every 10 ms."""
+    out, block, end = [], os.urandom(BLOCK), time.monotonic() + seconds
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    while time.monotonic() < end:
+        t = time.perf_counter()
+        os.write(fd, block)
+        out.append(time.perf_counter() - t)
+        time.sleep(0.01)
+    os.close(fd)
+    return out
+
+
+def pour(path, seconds, progress):
+    """Writes as fast as it may; notes time and MiB."""
+    block, began, n = os.urandom(1 << 20), time.monotonic(), 0
+    with open(path, "wb", buffering=0) as f, open(progress, "w") as out:
+        while time.monotonic() < began + seconds:
+            f.write(block)
+            n += 1
+            out.write(f"{time.monotonic() - began:.3f} {n}\n")
+    return 0
+
+
+def fairness(s):
+    """A small writer beside a flood that has filled the log, behind a slow backing."""
+    g = s.gateway("fair", "--log-size", "64MiB", "--upload-limit", "20M")
+    g.mount()
+    rows, rounds = [], 5 if LONG else 3
+    for n in range(rounds):
+        alone = numbers(steady(g.path("small"), 4))
+        child = s.spawn(pour, g.path(f"flood{n}"), 14, f"{s.scratch}/progress{n}")
+        time.sleep(4)  # by now the log is full
+        used = g.status().get("log", {})
+        beside = numbers(steady(g.path("small"), 8))
+        s.check(child.join(120) == 0, f"fairness {n}: the flood went on")
+        with open(f"{s.scratch}/progress{n}") as f:
+            marks = [tuple(map(float, x.split())) for x in f]
+        gaps = [b[0] - a[0] for a, b in zip(marks, marks[1:]) if a[0] > 4]
+        rows.append((alone, beside))
+        s.note(f"fairness {n}: alone p50 {alone[0]} p99 {alone[1]} us; beside a flood of {marks[-1][1] / marks[-1][0]:.0f} MiB/s p50 {beside[0]} "
+               f"p99 {beside[1]} us; the log {100 * used.get('used_bytes', 0) // used.get('capacity_bytes', 1)} % full; the flood waited {max(gaps, default=0):.2f} s at most for a MiB")
+        os.unlink(g.path(f"flood{n}"))
+        time.sleep(1)
+    r50, r99 = (statistics.median(b[i] for _, b in rows) / max(1, statistics.median(a[i] for a, _ in rows)) for i in (0, 1))
+    s.check(FAKE or (r50 <= 3 and r99 <= 3), f"a small writer beside a flood that has filled the log: p50 {r50:.2f} x, p99 {r99:.2f} x alone (at most 3)")
+    s.check(g.umount("--timeout", "2m").returncode == 0, "umount returns 0")
+
+
 def main():
     with Suite("isolation") as s:
         g = s.gateway("gw", "--log-size", "4GiB")
@@ -74,6 +123,7 @@ def main():
         s.check(FAKE or ratio(rows) <= RATIO, text)
         r = g.umount()
         s.check(r.returncode == 0, "umount returns 0", r.stderr)
+        fairness(s)
 
 
 if __name__ == "__main__":
