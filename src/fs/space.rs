@@ -41,9 +41,9 @@ impl Fs {
         c.busy_bytes as f64 / self.volume.wal.pool.limits.limit(Class::Data).max(1) as f64
     }
 
-    /// Slows a writer down when the log fills. Errors: `WouldBlock` where it may not wait.
+    /// Slows a writer down when the log fills, up to where it may fill it. Errors: `WouldBlock` where it may not wait.
     pub(super) fn throttle(&self, who: &Who, bytes: usize) -> Result<()> {
-        let fill = self.fill();
+        let fill = self.volume.wal.pool.fill_for(Owner::Client(who.client.slot.id));
         if fill < SOFT {
             return Ok(());
         }

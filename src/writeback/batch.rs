@@ -126,17 +126,19 @@ impl Writeback {
     /// Takes snapshots of the inodes, of what their unstored names lead to, and of the directories above
     /// them that the backing does not have. Returns the inodes taken; the others go back.
     fn gather(&mut self, items: Vec<(i64, InodeId)>, w: &mut Work) -> Vec<(i64, InodeId)> {
+        // A small log needs its segments back in small parts, or those who wait for them do so in jerks.
+        let most = BATCH_BYTES.min(self.volume.wal.pool.limits.capacity / 16);
         let (mut mine, mut rest) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
         for (since, ino) in items {
-            if w.bytes >= BATCH_BYTES {
+            if w.bytes >= most {
                 rest.push((since, ino));
                 continue;
             }
             mine.push((since, ino));
             self.volume.sweep(ino);
             for (n, (name, target, _)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
-                if n >= ENTRIES_MAX || w.bytes >= BATCH_BYTES {
+                if n >= ENTRIES_MAX || w.bytes >= most {
                     w.partial.insert(ino);
                     break;
                 }

@@ -143,6 +143,12 @@ impl Pool {
     pub fn get(&self, id: SegmentId) -> Option<Arc<Segment>> {
         self.table.read().get(&id).cloned()
     }
+    /// Share of the log in use, of what content of this owner may use.
+    pub fn fill_for(&self, owner: Owner) -> f64 {
+        let r = self.ready.lock();
+        let mine = r.held.get(&owner).copied().unwrap_or(0);
+        r.busy as f64 / self.limits.limit_for(Class::Data, mine, r.held.len()).max(1) as f64
+    }
     /// Bytes of segments in use that an owner was given.
     pub fn held_by(&self, owner: Owner) -> u64 {
         self.ready.lock().held.get(&owner).copied().unwrap_or(0)
