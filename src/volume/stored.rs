@@ -222,6 +222,7 @@ impl Volume {
         let Some(seen) = seen.filter(|_| !self.backing.remote()) else { return false };
         match self.stat_in_backing(cell) {
             Ok(Some(now)) if (now.attr.mtime, now.attr.size) != seen => {
+                log::info!("inode {} was changed in the backing by something else: it is read anew", cell.id);
                 self.take_in(cell.id, &now);
                 true
             }

@@ -163,11 +163,16 @@ impl Writeback {
     pub(super) fn restore_dirs(&mut self, dir: InodeId, w: &mut Work) -> io::Result<bool> {
         let Some(key) = self.volume.name_of(dir).filter(|_| dir != InodeId::ROOT) else { return Ok(false) };
         let above = self.restore_dirs(key.parent, w)?;
-        let Some(path) = self.path(&key) else { return Ok(above) };
+        // Where the backing has it, which need not be where programs have it by now.
+        let (id, path) = {
+            let places = self.volume.places.read();
+            (places.id(dir), places.path(dir).map(BackingPath))
+        };
+        let Some(path) = path else { return Ok(above) };
         match self.volume.backing.stat(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-            Ok(_) => return Ok(above),
+            Ok(s) if Some(s.id) == id => return Ok(above),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
         let Some(snap) = self.volume.snapshot(dir).filter(|s| !s.dead) else { return Ok(above) };
         log::warn!("{path} was removed in the backing by something else: it is made again for what is in it");
