@@ -35,12 +35,6 @@ pub struct Pressure {
 }
 
 impl Fs {
-    /// Share of the log in use, of what content may use.
-    pub fn fill(&self) -> f64 {
-        let c = self.volume.wal.pool.counts();
-        c.busy_bytes as f64 / self.volume.wal.pool.limits.limit(Class::Data).max(1) as f64
-    }
-
     /// Slows a writer down when the log fills, up to where it may fill it. Errors: `WouldBlock` where it may not wait.
     pub(super) fn throttle(&self, who: &Who, bytes: usize) -> Result<()> {
         let fill = self.volume.wal.pool.fill_for(Owner::Client(who.client.slot.id));

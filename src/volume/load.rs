@@ -116,7 +116,7 @@ impl Volume {
     }
 
     /// Learns the names of a directory in which programs make files, for the time when the backing does not answer.
-    /// Asks once; what goes wrong is no matter now.
+    /// Asks until it was answered once.
     pub fn learn_names(&self, dir: &Arc<Cell>) {
         {
             let i = dir.read();
@@ -130,7 +130,11 @@ impl Volume {
             }
         }
         // Held until they are taken in: meanwhile no name leaves the backing.
-        let Ok(_tree) = self.hold_tree() else { return };
+        let Ok(_tree) = self.hold_tree() else {
+            // Not now: with the next file made here.
+            dir.listed.store(false, Ordering::Release);
+            return;
+        };
         let Some(path) = self.places.read().path(dir.id) else { return };
         let mut names = HashSet::new();
         let listed = self.backing.list(&BackingPath(path), &mut |e| {
@@ -138,6 +142,7 @@ impl Volume {
                 names.insert(e.name);
             }
         });
+        dir.listed.store(listed.is_ok(), Ordering::Release);
         if listed.is_ok()
             && names.len() <= SEEN_NAMES_MAX
             && let Some(d) = &mut dir.write().node.dir

@@ -126,7 +126,9 @@ impl Writeback {
             }
             Err(e) => {
                 log::debug!("linking {path} to {to}: {e}; it is moved");
-                volume.backing.unlink(&staged_path(&name)).unwrap_or_default();
+                if let Err(e) = volume.backing.unlink(&staged_path(&name)) {
+                    log::debug!("removing the unused link {name}: {e}; the next mount does it");
+                }
                 self.set_aside(key, path)
             }
         }

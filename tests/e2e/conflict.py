@@ -3,19 +3,9 @@ import os
 import shutil
 import time
 
-from harness import FAKE, Suite, wait_until
+from harness import FAKE, Suite, get, put
 
 BIG = 3 << 20
-
-
-def put(path, data):
-    with open(path, "wb") as f:
-        f.write(data)
-
-
-def get(path):
-    with open(path, "rb") as f:
-        return f.read()
 
 
 def patch(path, at, data):

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from harness import FAKE, Suite, alive, sh, wait_until
+from harness import FAKE, Suite, alive, get, sh, wait_until
 from powercut import BOOT_ID, NO_FLUSH, SHUTDOWN
 
 BLOCK = 4096
@@ -75,11 +75,6 @@ def fsync(path):
         os.close(fd)
 
 
-def read(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
 def failed_syncs(s):
     """EIO until the data are in another file; nothing reaches the backing meanwhile; status says why."""
     for code in ("EIO", "ENOSPC"):
@@ -90,7 +85,7 @@ def failed_syncs(s):
         with Trouble(s, g, "fdatasync", f"error={code}"):
             s.check(write(g.path("f"), data) == errno.EIO, f"{code} of a sync of the log: fsync answers EIO")
             s.check(fsync(g.path("f")) == errno.EIO, "and so does the next one")
-            s.check(read(g.path("f")) == data and write(g.path("more"), data, sync=False) == 0, "reads and writes go on")
+            s.check(get(g.path("f")) == data and write(g.path("more"), data, sync=False) == 0, "reads and writes go on")
             time.sleep(1.5)
             there = [n for n in ("f", "more") if os.path.exists(os.path.join(g.backing, n))]
             s.check(not there, "nothing is brought to the backing ahead of the log", there)
@@ -105,9 +100,9 @@ def failed_syncs(s):
         st = g.status()
         s.check(st["log"]["segments_rewritten"] > 0, f"{st['log']['segments_rewritten']} segments were rewritten")
         s.check(wait_until(lambda g=g: g.status().get("state") == "serving", 60, 0.2), "status says serving", st.get("reason"))
-        s.check(read(g.path("f")) == data and read(g.path("before")) == before, "all reads back")
+        s.check(get(g.path("f")) == data and get(g.path("before")) == before, "all reads back")
         r = g.umount()
-        s.check(r.returncode == 0 and all(read(f"{g.backing}/{n}") == d for n, d in (("f", data), ("more", data), ("before", before))),
+        s.check(r.returncode == 0 and all(get(f"{g.backing}/{n}") == d for n, d in (("f", data), ("more", data), ("before", before))),
                 "umount returns 0, the backing has all of it", r.stderr)
         names = os.listdir(g.log)
         s.check(not [n for n in names if n.endswith((".new", ".bad"))], "nothing of the rewriting is left in the log", names)
@@ -130,8 +125,8 @@ def killed_while_latched(s):
     g.mount()
     with open(g.log_file) as f:
         s.check("was written to another file and verified" in f.read(), "the next mount writes it to another file")
-    s.check(read(g.path("f")) == data and fsync(g.path("f")) == 0, "all is there, and fsync works")
-    s.check(g.umount().returncode == 0 and read(g.backing + "/f") == data, "umount returns 0")
+    s.check(get(g.path("f")) == data and fsync(g.path("f")) == 0, "all is there, and fsync works")
+    s.check(g.umount().returncode == 0 and get(g.backing + "/f") == data, "umount returns 0")
     s.check(not [n for n in os.listdir(g.log) if n.endswith((".new", ".bad"))], "no mark is left")
 
 
@@ -145,10 +140,10 @@ def failed_writes(s):
         with Trouble(s, g, "pwritev", f"error={code}"):
             got = write(g.path("refused"), data)
             s.check(got in (errno.EIO, errno.ENOSPC), f"{code} of a write to the log: refused at the call", errno.errorcode.get(got, got))
-            s.check(read(g.path("f")) == data, "what was acknowledged reads back")
+            s.check(get(g.path("f")) == data, "what was acknowledged reads back")
         s.check(wait_until(lambda g=g, d=data: write(g.path("after"), d) == 0, 30, 0.2), "service resumes without a remount")
         r = g.umount()
-        s.check(r.returncode == 0 and read(g.backing + "/f") == data and read(g.backing + "/after") == data, "umount returns 0", r.stderr)
+        s.check(r.returncode == 0 and get(g.backing + "/f") == data and get(g.backing + "/after") == data, "umount returns 0", r.stderr)
 
 
 def no_space(s):
@@ -175,9 +170,9 @@ def no_space(s):
     s.check(s.within(60, lambda: os.unlink(g.path("first")) is None), "a delete works")
     os.unlink(disk + "/hog")
     s.check(wait_until(lambda: write(g.path("after"), data) == 0, 60, 0.5), "with space again service resumes")
-    whole = all(read(g.path(n)) in (data, b"") or data.startswith(read(g.path(n))) for n in os.listdir(g.mnt) if n.startswith("f"))
+    whole = all(get(g.path(n)) in (data, b"") or data.startswith(get(g.path(n))) for n in os.listdir(g.mnt) if n.startswith("f"))
     r = g.umount()
-    s.check(whole and r.returncode == 0 and read(g.backing + "/after") == data, "what was acknowledged is whole; umount returns 0", r.stderr)
+    s.check(whole and r.returncode == 0 and get(g.backing + "/after") == data, "what was acknowledged is whole; umount returns 0", r.stderr)
 
 
 def block(n, version):

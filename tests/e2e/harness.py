@@ -374,6 +374,19 @@ def leftovers(backing):
     return bad
 
 
+def put(path, data, sync=False):
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        if sync:
+            os.fsync(f.fileno())
+
+
+def get(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
 def numbers(values):
     """p50, p99 and maximum of a list of seconds, in microseconds."""
     v = sorted(values)

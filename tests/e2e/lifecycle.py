@@ -6,22 +6,9 @@ import signal
 import socket
 import time
 
-from harness import BIN, FAKE, Suite, alive, mounts, pids_naming, sh, wait_until
+from harness import BIN, FAKE, Suite, alive, get, mounts, pids_naming, put, sh, wait_until
 
 MARK = b"forelog-damage-marker:"
-
-
-def put(path, data, sync=False):
-    with open(path, "wb") as f:
-        f.write(data)
-        f.flush()
-        if sync:
-            os.fsync(f.fileno())
-
-
-def get(path):
-    with open(path, "rb") as f:
-        return f.read()
 
 
 def one_line(r):

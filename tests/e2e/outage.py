@@ -4,22 +4,9 @@ import os
 import signal
 import time
 
-from harness import FAKE, Suite, sh, wait_until
+from harness import FAKE, Suite, get, put, sh, wait_until
 
 PATIENCE = 30  # no call takes longer, but declared backpressure
-
-
-def put(path, data, sync=False):
-    with open(path, "wb") as f:
-        f.write(data)
-        f.flush()
-        if sync:
-            os.fsync(f.fileno())
-
-
-def get(path):
-    with open(path, "rb") as f:
-        return f.read()
 
 
 def fails(fn, *args):

@@ -30,7 +30,7 @@ def one(s, g, name, pid):
     os.mkdir(at)
     t = time.monotonic()
     r = sh(["stress-ng", f"--{name}", str(WORKERS), "--timeout", f"{SECONDS}s", "--verify", "--temp-path", at,
-            "--oom-avoid"], SECONDS + 240)
+            "--oom-avoid"], SECONDS + 240, cwd=at)  # some stressors make files where they are started
     text = r.stdout + r.stderr
     fails = [x for x in text.split("\n") if re.search(r"fail|error", x, re.I) and not re.search(r"failed: 0|passed: ", x)]
     skipped = bool(re.search(r"skipped: [1-9]", text)) or (r.returncode in (3, 4) and SKIPS.search(text))
