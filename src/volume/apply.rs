@@ -120,6 +120,12 @@ impl Volume {
                 self.stored(locked, *ino, *data, *meta, *size);
                 if let Some(i) = locked.get_mut(*ino) {
                     i.node.seen = seen.filter(|_| i.node.attr.kind == Kind::File).map(|s| (s, *size));
+                    // Without content of its own it is as large as the backing has it: what something else wrote
+                    // there was taken in, which no record before this one tells.
+                    if i.node.seen.is_some() && i.node.data_lsn == Lsn::NONE && i.map.is_empty() {
+                        i.node.attr.size = *size;
+                        i.node.base_end = *size;
+                    }
                 }
             }
             Mutation::Updating { ino } => {

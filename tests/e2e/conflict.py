@@ -111,6 +111,11 @@ def attributes(s):
     g = fresh(s, "attributes", {"f": b"old content"})
     os.chmod(g.path("f"), 0o640)
     patch(g.backing + "/f", 0, b"THEIRS and longer")
+    s.check(g.flush().returncode == 0, "chmod here, content there: flush returns 0")
+    g.kill9()
+    g.detach()
+    g.mount()
+    s.check(get(g.path("f")) == b"THEIRS and longer", "chmod here, content there: after a death programs see theirs", get(g.path("f")))
     done(s, g, "chmod here, content there")
     s.check(get(g.backing + "/f") == b"THEIRS and longer" and os.stat(g.backing + "/f").st_mode & 0o777 == 0o640 and not conflicts(g.backing),
             "chmod here, content there: their content, our mode", conflicts(g.backing))
