@@ -1,8 +1,8 @@
 //! Any records in a log: recovery ends, with a line or with a volume that can be drained.
 #![no_main]
 use forelog::backing::Backing;
-use forelog::format::frame::{Header, data_crc};
-use forelog::format::segment::{RECORDS_AT, SegmentHeader};
+use forelog::format::frame::{Header, Place, data_crc};
+use forelog::format::segment::{RECORDS_AT, SegmentHeader, VERSION};
 use forelog::sys::disk::Disk;
 use forelog::testing::{ManualClock, MemBacking, Plug, SimDisk};
 use forelog::types::{Lsn, SegmentId};
@@ -24,7 +24,7 @@ fn open(disk: &Arc<SimDisk>, backing: &Arc<MemBacking>, clock: &Arc<ManualClock>
 
 /// Records of (kind, predecessor, length of the body, of the data), one after the other.
 fn segment(mut input: &[u8]) -> Vec<u8> {
-    let head = SegmentHeader { id: ID, generation: 9, size: 64 << 10, log: 7 };
+    let head = SegmentHeader { id: ID, generation: 9, size: 64 << 10, log: 7, version: VERSION };
     let mut bytes = head.encode();
     bytes.resize(RECORDS_AT, 0);
     let mut lsn = 1000;
@@ -56,7 +56,8 @@ fn segment(mut input: &[u8]) -> Vec<u8> {
             break;
         }
         let end = bytes.len() + h.frame_bytes();
-        bytes.extend_from_slice(&h.encode(ID, &meta));
+        let place = Place { version: VERSION, log: 7, segment: ID, at: bytes.len() as u32 };
+        bytes.extend_from_slice(&h.encode(&place, &meta));
         bytes.extend_from_slice(&meta);
         bytes.extend_from_slice(data);
         bytes.resize(end, 0);

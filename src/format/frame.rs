@@ -1,10 +1,14 @@
 //! The frame of a log record: a 64-byte header, the *meta* (predecessors, then the mutation's
 //! fields), the data. Frames start at multiples of 64, so that a scan finds the next one behind a
-//! damaged one. Header + meta and data have separate checksums.
+//! damaged one. Header + meta and data have separate checksums; a tag under the log's secret identity binds
+//! the frame to its place, so that no bytes of a program, nor another log's, can be taken for a record.
 
 use super::checksum::{crc_more, seed};
 use super::codec::Malformed;
+use super::segment::UNTAGGED;
 use crate::types::{Lsn, SegmentId};
+use siphasher::sip::SipHasher24;
+use std::hash::Hasher;
 
 /// Frames start at multiples of this many bytes.
 pub const ALIGN: usize = 64;
@@ -12,12 +16,13 @@ pub const ALIGN: usize = 64;
 pub const HEADER_BYTES: usize = 64;
 /// Most predecessors a record names.
 pub const PREDECESSORS_MAX: usize = 255;
-const MAGIC: u32 = u32::from_le_bytes(*b"FLr1");
+const MAGIC: u32 = u32::from_le_bytes(*b"FLr2");
+const MAGIC_UNTAGGED: u32 = u32::from_le_bytes(*b"FLr1");
 
 const MAGIC_AT: usize = 0;
 const HEAD_CRC_AT: usize = MAGIC_AT + 4;
 const LSN_AT: usize = HEAD_CRC_AT + 4;
-const GENERATION_AT: usize = LSN_AT + 8;
+pub(crate) const GENERATION_AT: usize = LSN_AT + 8;
 const PID_AT: usize = GENERATION_AT + 4;
 const START_AT: usize = PID_AT + 4;
 const KIND_AT: usize = START_AT + 8;
@@ -27,8 +32,39 @@ const DATA_BYTES_AT: usize = META_BYTES_AT + 2;
 const DATA_CRC_AT: usize = DATA_BYTES_AT + 4;
 const DURABLE_AT: usize = DATA_CRC_AT + 4;
 const WALL_AT: usize = DURABLE_AT + 4;
-const SPARE_AT: usize = WALL_AT + 8;
-const _: () = assert!(SPARE_AT + 8 == HEADER_BYTES);
+const TAG_AT: usize = WALL_AT + 8;
+const _: () = assert!(TAG_AT + 8 == HEADER_BYTES);
+
+/// Where a frame stands. Its tag holds nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The segment's format version: the one before tags has none.
+    pub version: u32,
+    /// Identity of the log: nobody but its owner can read it.
+    pub log: u128,
+    pub segment: SegmentId,
+    /// Offset in the segment.
+    pub at: u32,
+}
+
+impl Place {
+    fn magic(&self) -> u32 {
+        if self.version == UNTAGGED { MAGIC_UNTAGGED } else { MAGIC }
+    }
+
+    /// SipHash-2-4 (Aumasson & Bernstein 2012) of the place and the header's checksum.
+    fn tag(&self, generation: u32, crc: u32) -> u64 {
+        if self.version == UNTAGGED || cfg!(fuzzing) {
+            return 0;
+        }
+        let mut h = SipHasher24::new_with_key(&self.log.to_le_bytes());
+        h.write_u32(self.segment.0.to_le());
+        h.write_u32(generation.to_le());
+        h.write_u32(self.at.to_le());
+        h.write_u32(crc.to_le());
+        h.finish()
+    }
+}
 
 /// The header of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +106,9 @@ pub fn data_crc(segment: SegmentId, generation: u32, data: &[u8]) -> u32 {
 
 impl Header {
     /// The header's bytes, its checksum taken over them and `meta`.
-    pub fn encode(&self, segment: SegmentId, meta: &[u8]) -> [u8; HEADER_BYTES] {
+    pub fn encode(&self, place: &Place, meta: &[u8]) -> [u8; HEADER_BYTES] {
         let mut b = [0u8; HEADER_BYTES];
-        b[MAGIC_AT..HEAD_CRC_AT].copy_from_slice(&MAGIC.to_le_bytes());
+        b[MAGIC_AT..HEAD_CRC_AT].copy_from_slice(&place.magic().to_le_bytes());
         b[LSN_AT..GENERATION_AT].copy_from_slice(&self.lsn.0.to_le_bytes());
         b[GENERATION_AT..PID_AT].copy_from_slice(&self.generation.to_le_bytes());
         b[PID_AT..START_AT].copy_from_slice(&self.pid.to_le_bytes());
@@ -83,18 +119,19 @@ impl Header {
         b[DATA_BYTES_AT..DATA_CRC_AT].copy_from_slice(&self.data_bytes.to_le_bytes());
         b[DATA_CRC_AT..DURABLE_AT].copy_from_slice(&self.data_crc.to_le_bytes());
         b[DURABLE_AT..WALL_AT].copy_from_slice(&self.durable.to_le_bytes());
-        b[WALL_AT..SPARE_AT].copy_from_slice(&self.wall_ns.to_le_bytes());
-        let crc = head_crc(segment, self.generation, &b, meta);
+        b[WALL_AT..TAG_AT].copy_from_slice(&self.wall_ns.to_le_bytes());
+        let crc = head_crc(place.segment, self.generation, &b, meta);
         b[HEAD_CRC_AT..LSN_AT].copy_from_slice(&crc.to_le_bytes());
+        b[TAG_AT..].copy_from_slice(&place.tag(self.generation, crc).to_le_bytes());
         b
     }
 
     /// Reads the header at the start of `bytes` and checks it and its meta. `bytes` may run on past
     /// the frame; a frame that does not fit into it is malformed. The data's checksum is the
     /// caller's to check.
-    pub fn decode(segment: SegmentId, generation: u32, bytes: &[u8]) -> Result<Header, Malformed> {
+    pub fn decode(place: &Place, generation: u32, bytes: &[u8]) -> Result<Header, Malformed> {
         let b: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(Malformed("record header: cut short"))?;
-        if u32_at(b, MAGIC_AT) != MAGIC {
+        if u32_at(b, MAGIC_AT) != place.magic() {
             return Err(Malformed("record header: no magic"));
         }
         let h = Header {
@@ -116,8 +153,18 @@ impl Header {
         let meta = bytes
             .get(HEADER_BYTES..HEADER_BYTES + h.meta_bytes as usize)
             .ok_or(Malformed("record meta: cut short"))?;
-        if head_crc(segment, generation, b, meta) != u32_at(b, HEAD_CRC_AT) {
+        let crc = u32_at(b, HEAD_CRC_AT);
+        let tag = u64_at(b, TAG_AT);
+        let untagged = {
+            let mut c = *b;
+            c[TAG_AT..].fill(0);
+            c
+        };
+        if head_crc(place.segment, generation, &untagged, meta) != crc {
             return Err(Malformed("record header: checksum"));
+        }
+        if tag != place.tag(generation, crc) {
+            return Err(Malformed("record header: not of this log, or not of this place"));
         }
         if h.frame_bytes() > bytes.len().next_multiple_of(ALIGN)
             || h.meta_bytes as usize + HEADER_BYTES + h.data_bytes as usize > bytes.len()

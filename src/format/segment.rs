@@ -7,7 +7,9 @@ use crate::types::SegmentId;
 /// Where records start.
 pub const RECORDS_AT: usize = 4096;
 /// The version this build writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The version before records had tags. It is still read.
+pub const UNTAGGED: u32 = 2;
 const MAGIC: &[u8; 8] = b"FORELOGS";
 const USED: usize = 8 + 4 + 4 + 4 + 8 + 16 + 4;
 
@@ -20,6 +22,8 @@ pub struct SegmentHeader {
     pub size: u64,
     /// The log it belongs to.
     pub log: u128,
+    /// `VERSION`, or the older one that is read.
+    pub version: u32,
 }
 
 impl SegmentHeader {
@@ -28,7 +32,7 @@ impl SegmentHeader {
         let mut v = Vec::with_capacity(USED);
         let mut w = Writer(&mut v);
         w.0.extend_from_slice(MAGIC);
-        w.u32(VERSION);
+        w.u32(self.version);
         w.u32(self.id.0);
         w.u32(self.generation);
         w.u64(self.size);
@@ -52,9 +56,9 @@ impl SegmentHeader {
         if crc(&bytes[..USED - 4]) != sum {
             return Err(Malformed("segment header: checksum"));
         }
-        if version != VERSION {
+        if ![VERSION, UNTAGGED].contains(&version) {
             return Err(Malformed("segment header: written by another version"));
         }
-        Ok(SegmentHeader { id, generation, size, log: u128::from_le_bytes(log) })
+        Ok(SegmentHeader { id, generation, size, log: u128::from_le_bytes(log), version })
     }
 }

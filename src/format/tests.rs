@@ -1,7 +1,7 @@
 use super::checkpoint::{self, Checkpoint};
-use super::frame::{self, Header};
+use super::frame::{self, Header, Place};
 use super::mutation::{AttrSet, EntryKey, Mutation};
-use super::segment::SegmentHeader;
+use super::segment::{SegmentHeader, UNTAGGED, VERSION};
 use crate::types::*;
 
 fn attr() -> Attr {
@@ -96,6 +96,8 @@ fn names_that_cannot_be_are_refused() {
     }
 }
 
+const PLACE: Place = Place { version: VERSION, log: 11, segment: SegmentId(5), at: 8192 };
+
 fn header() -> Header {
     Header {
         lsn: Lsn(0x0102030405060708),
@@ -115,44 +117,53 @@ fn header() -> Header {
 #[test]
 fn a_frame_is_read_back_and_every_flipped_bit_is_seen() {
     let meta = [9u8; 25];
-    let head = header().encode(SegmentId(5), &meta);
+    let head = header().encode(&PLACE, &meta);
     let mut bytes = head.to_vec();
     bytes.extend_from_slice(&meta);
     bytes.extend_from_slice(b"abc");
     bytes.resize(header().frame_bytes(), 0);
-    assert_eq!(Header::decode(SegmentId(5), 7, &bytes), Ok(header()));
-    assert!(Header::decode(SegmentId(6), 7, &bytes).is_err(), "another segment");
-    assert!(Header::decode(SegmentId(5), 8, &bytes).is_err(), "another generation");
+    assert_eq!(Header::decode(&PLACE, 7, &bytes), Ok(header()));
+    assert!(Header::decode(&Place { segment: SegmentId(6), ..PLACE }, 7, &bytes).is_err(), "another segment");
+    assert!(Header::decode(&Place { at: 8256, ..PLACE }, 7, &bytes).is_err(), "another place");
+    assert!(Header::decode(&Place { log: 12, ..PLACE }, 7, &bytes).is_err(), "another log");
+    assert!(Header::decode(&Place { version: UNTAGGED, ..PLACE }, 7, &bytes).is_err(), "another version");
+    assert!(Header::decode(&PLACE, 8, &bytes).is_err(), "another generation");
     for bit in 0..(64 + 25) * 8 {
         let mut b = bytes.clone();
         b[bit / 8] ^= 1 << (bit % 8);
-        assert!(Header::decode(SegmentId(5), 7, &b).is_err(), "bit {bit}");
+        assert!(Header::decode(&PLACE, 7, &b).is_err(), "bit {bit}");
     }
     for n in 0..bytes.len() - 64 {
-        assert!(Header::decode(SegmentId(5), 7, &bytes[..n]).is_err() || n >= 92, "cut {n}");
+        assert!(Header::decode(&PLACE, 7, &bytes[..n]).is_err() || n >= 92, "cut {n}");
     }
 }
 
 /// The golden bytes of docs/FORMAT.md: if this fails, the format changed and needs a new version.
 #[test]
 fn golden_header_bytes() {
-    let head = header().encode(SegmentId(5), &[9u8; 25]);
-    let hex: String = head.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(&hex[..8], "464c7231");
+    let hex = |place: &Place| -> String {
+        header().encode(place, &[9u8; 25]).iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let (new, old) = (hex(&PLACE), hex(&Place { version: UNTAGGED, ..PLACE }));
+    assert_eq!((&new[..8], &old[..8]), ("464c7232", "464c7231"));
+    // An untagged one differs in its magic and its tag alone.
+    assert_eq!((&new[8..112], &old[112..]), (&old[8..112], "0000000000000000"));
     assert_eq!(
-        &hex[16..],
+        &new[16..],
         concat!(
             "080706050403020107000000e11000006300000000000000",
-            "08011900030000009b5f752000100000ffffffffffffffff0000000000000000"
+            "08011900030000009b5f752000100000ffffffffffffffff42820032fcfc4132"
         )
     );
-    let s = SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3 }.encode();
-    assert_eq!(&s[..24], b"FORELOGS\x02\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
+    let s =
+        SegmentHeader { id: SegmentId(1), generation: 2, size: 1 << 22, log: 3, version: VERSION }.encode();
+    assert_eq!(&s[..24], b"FORELOGS\x03\0\0\0\x01\0\0\0\x02\0\0\0\0\0\x40\0");
 }
 
 #[test]
 fn segment_headers_are_checked() {
-    let h = SegmentHeader { id: SegmentId(3), generation: 9, size: 1 << 20, log: 1 << 100 };
+    let h =
+        SegmentHeader { id: SegmentId(3), generation: 9, size: 1 << 20, log: 1 << 100, version: UNTAGGED };
     let v = h.encode();
     assert_eq!(SegmentHeader::decode(&v), Ok(h));
     for bit in 0..v.len() * 8 {

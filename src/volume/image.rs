@@ -39,12 +39,13 @@ pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
         .into_iter()
         .filter_map(|(name, size)| parse_file_name(&name).map(|id| (id, name, size)))
         .collect();
+    let log = checkpoint.as_ref().map_or(0, |c| c.log);
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<_>, String> {
         let mut out = Vec::new();
         while let Some((id, name, size)) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
             let file = disk.open(name).map_err(|e| format!("opening {name} failed: {e}"))?;
-            let s = scan(&*file, *id, known.get(&id.0).copied(), &|k| k != 8)
+            let s = scan(&*file, *id, known.get(&id.0).copied(), log, &|k| k != 8)
                 .map_err(|e| format!("reading {name} failed: {e}"))?;
             out.push((*id, *size, file, s));
         }

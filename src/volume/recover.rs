@@ -304,7 +304,7 @@ fn assemble(
         } else if marked.contains(id) {
             mend::unmark(&*disk, *id).map_err(|e| format!("removing a mark from the log failed: {e}"))?;
         }
-        wal.adopt(*id, *size as u32, file, generation, needed.then_some((s.end, max)));
+        wal.adopt(*id, *size as u32, file, generation, s.version, needed.then_some((s.end, max)));
     }
     let mut places = Places::new(root.id);
     places.load_numbers(ckpt.numbers.iter().map(|n| (BackingId(n.0), InodeId(n.1))));

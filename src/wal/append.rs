@@ -255,8 +255,8 @@ impl Wal {
             durable: seg.durable(),
             wall_ns: rec.wall_ns,
         };
-        let bytes = head.encode(seg.id, &meta);
         let record_at = st.pos;
+        let bytes = head.encode(&self.place(seg, record_at), &meta);
         seg.file().write_all_at(&[&bytes, &meta, data], record_at as u64)?;
         st.pos += head.frame_bytes() as u32;
         st.max_lsn = lsn;

@@ -145,7 +145,7 @@ impl Wal {
         };
         let mut bytes = vec![0; end as usize];
         seg.file().read_exact_at(&mut bytes, 0)?;
-        let lost = scan_bytes(&bytes, seg.id, Some((generation, end)), &|_| false).damage;
+        let lost = scan_bytes(&bytes, seg.id, Some((generation, end)), self.pool.log(), &|_| false).damage;
         let (name, temporary) = (file_name(seg.id), temporary_name(seg.id));
         let disk = self.pool.disk();
         let size = seg.size as u64;

@@ -101,16 +101,19 @@ impl Wal {
         }
     }
 
-    /// Takes in a segment file found at recovery. `sealed`: end and last LSN, if its records count.
+    /// Takes in a segment file found at recovery, of a format version. `sealed`: end and last LSN, if its records count.
     pub fn adopt(
         &self,
         id: SegmentId,
         size: u32,
         file: Arc<dyn crate::sys::disk::DiskFile>,
         generation: u32,
+        version: u32,
         sealed: Option<(u32, Lsn)>,
     ) -> Arc<Segment> {
-        self.pool.adopt(Segment::new(id, size, file), generation, sealed)
+        let segment = Segment::new(id, size, file);
+        segment.version.store(version, Ordering::Release);
+        self.pool.adopt(segment, generation, sealed)
     }
 
     /// Size of segments that no plan speaks of.
@@ -142,6 +145,12 @@ impl Wal {
         }
     }
 
+    /// Where a record of a segment stands.
+    fn place(&self, seg: &Segment, at: u32) -> frame::Place {
+        let version = seg.version.load(Ordering::Acquire);
+        frame::Place { version, log: self.pool.log(), segment: seg.id, at }
+    }
+
     /// Reads a record's data part and verifies it; with it the segment offset where it starts.
     /// Errors: I/O, or a checksum that does not match.
     pub fn read_verified(&self, seg: &Segment, record_at: u32) -> io::Result<(Vec<u8>, u32)> {
@@ -162,7 +171,8 @@ impl Wal {
         }
         let mut bytes = vec![0u8; whole];
         seg.file().read_exact_at(&mut bytes, record_at as u64)?;
-        let h = frame::Header::decode(seg.id, seg.generation(), &bytes).map_err(|e| bad(e.0))?;
+        let h = frame::Header::decode(&self.place(seg, record_at), seg.generation(), &bytes)
+            .map_err(|e| bad(e.0))?;
         bytes.drain(..h.data_at());
         bytes.truncate(h.data_bytes as usize);
         if frame::data_crc(seg.id, h.generation, &bytes) != h.data_crc {

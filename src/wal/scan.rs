@@ -1,7 +1,7 @@
 //! Reading segments back: every valid record, and what stands between them.
 
-use crate::format::frame::{self, ALIGN, Header};
-use crate::format::segment::{RECORDS_AT, SegmentHeader};
+use crate::format::frame::{self, ALIGN, Header, Place};
+use crate::format::segment::{RECORDS_AT, SegmentHeader, UNTAGGED, VERSION};
 use crate::sys::disk::DiskFile;
 use crate::types::{Lsn, SegmentId};
 use std::io;
@@ -34,6 +34,8 @@ pub const HEADER_LOST: &str = "record header";
 /// All that a segment holds.
 pub struct Scan {
     pub header: Option<SegmentHeader>,
+    /// Format version of the records.
+    pub version: u32,
     pub records: Vec<Found>,
     /// Certain damage: below a position that was durable.
     pub damage: Vec<Damage>,
@@ -46,18 +48,20 @@ pub struct Scan {
     pub strays: Vec<(u32, Lsn)>,
 }
 
-/// Scans a segment. `known` is what the checkpoint says of it: generation and durable position.
+/// Scans a segment. `known` is what the checkpoint says of it: generation and durable position; `log` the log
+/// that it is taken to belong to when its header is lost.
 /// `keep_data` tells of which kinds of record the data part is wanted.
 pub fn scan(
     file: &dyn DiskFile,
     id: SegmentId,
     known: Option<(u32, u32)>,
+    log: u128,
     keep_data: &dyn Fn(u8) -> bool,
 ) -> io::Result<Scan> {
     let size = file.len()?;
     let mut bytes = vec![0u8; size.min(1 << 30) as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok(scan_bytes(&bytes, id, known, keep_data))
+    Ok(scan_bytes(&bytes, id, known, log, keep_data))
 }
 
 /// As `scan`, over bytes in memory.
@@ -65,11 +69,15 @@ pub fn scan_bytes(
     bytes: &[u8],
     id: SegmentId,
     known: Option<(u32, u32)>,
+    log: u128,
     keep_data: &dyn Fn(u8) -> bool,
 ) -> Scan {
     let header = SegmentHeader::decode(bytes).ok().filter(|h| h.id == id);
+    let log = header.map_or(log, |h| h.log);
+    let place = |version: u32, at: usize| Place { version, log, segment: id, at: at as u32 };
     let mut out = Scan {
         header,
+        version: header.map_or(VERSION, |h| h.version),
         records: Vec::new(),
         damage: Vec::new(),
         torn: 0,
@@ -77,15 +85,17 @@ pub fn scan_bytes(
         strays: Vec::new(),
     };
     // A damaged header does not take the records with it: each carries its generation.
+    let newest = if header.is_none() { newest_generation(bytes, &place) } else { None };
+    out.version = newest.map_or(out.version, |n| n.1);
     let generation = match (header, known) {
         (Some(h), _) => h.generation,
         (None, Some((g, _))) => g,
-        (None, None) => match newest_generation(bytes, id) {
-            Some(g) => g,
+        (None, None) => match newest {
+            Some((g, _)) => g,
             None => {
                 let mut at = RECORDS_AT;
                 while at + frame::HEADER_BYTES <= bytes.len() {
-                    stray(bytes, at, id, &mut out.strays);
+                    stray(bytes, at, &place, &mut out.strays);
                     at += ALIGN;
                 }
                 return out;
@@ -100,7 +110,7 @@ pub fn scan_bytes(
     let mut at = RECORDS_AT;
     let mut gap_from = at;
     while at + frame::HEADER_BYTES <= bytes.len() {
-        match Header::decode(id, generation, &bytes[at..]) {
+        match Header::decode(&place(out.version, at), generation, &bytes[at..]) {
             Ok(h) => {
                 if gap_from < at {
                     gaps.push((gap_from, at));
@@ -113,7 +123,7 @@ pub fn scan_bytes(
             }
             Err(_) => {
                 // Not past all of it: where it lay, newer records may lie whose first header is torn.
-                stray(bytes, at, id, &mut out.strays);
+                stray(bytes, at, &place, &mut out.strays);
                 at += ALIGN;
             }
         }
@@ -167,27 +177,33 @@ fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(
 }
 
 /// Notes a record of whatever generation at `at`, if there is one.
-fn stray(bytes: &[u8], at: usize, id: SegmentId, out: &mut Vec<(u32, Lsn)>) {
-    let g = u32::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
-    let Ok(h) = Header::decode(id, g, &bytes[at..]) else { return };
+fn stray(bytes: &[u8], at: usize, place: &dyn Fn(u32, usize) -> Place, out: &mut Vec<(u32, Lsn)>) {
+    let g = generation_at(bytes, at);
+    let decode = |version| Header::decode(&place(version, at), g, &bytes[at..]).ok();
+    let Some(h) = decode(VERSION).or_else(|| decode(UNTAGGED)) else { return };
     match out.iter_mut().find(|s| s.0 == g) {
         Some(s) => s.1 = s.1.max(h.lsn),
         None => out.push((g, h.lsn)),
     }
 }
 
-/// The newest generation of which a valid record is found; for a segment whose header is lost.
-fn newest_generation(bytes: &[u8], id: SegmentId) -> Option<u32> {
-    let mut best = None;
-    let mut at = RECORDS_AT;
-    while at + frame::HEADER_BYTES <= bytes.len() {
-        let g = u32::from_le_bytes(std::array::from_fn(|i| bytes[at + 16 + i]));
-        if Some(g) > best && Header::decode(id, g, &bytes[at..]).is_ok() {
-            best = Some(g);
-        }
-        at += ALIGN;
-    }
-    best
+/// What the place of a record's generation holds.
+fn generation_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + frame::GENERATION_AT + i]))
+}
+
+/// The newest generation of which a valid record is found, and its version; for a segment whose header is lost. A
+/// record without a tag counts only where none with one is: anyone can write such bytes into a file.
+fn newest_generation(bytes: &[u8], place: &dyn Fn(u32, usize) -> Place) -> Option<(u32, u32)> {
+    let newest = |version| {
+        let places = (RECORDS_AT..).step_by(ALIGN).take_while(|at| at + frame::HEADER_BYTES <= bytes.len());
+        let valid = places.filter_map(|at| {
+            let g = generation_at(bytes, at);
+            Header::decode(&place(version, at), g, &bytes[at..]).is_ok().then_some(g)
+        });
+        valid.max().map(|g| (g, version))
+    };
+    newest(VERSION).or_else(|| newest(UNTAGGED))
 }
 
 #[cfg(test)]
@@ -196,6 +212,7 @@ mod tests {
     use crate::format::frame::data_crc;
 
     const ID: SegmentId = SegmentId(3);
+    const LOG: u128 = 7;
 
     fn put(bytes: &mut [u8], at: usize, generation: u32, lsn: u64, data: &[u8]) -> usize {
         let head = Header {
@@ -212,7 +229,8 @@ mod tests {
             wall_ns: 0,
         };
         let meta = [7; 8];
-        bytes[at..at + 64].copy_from_slice(&head.encode(ID, &meta));
+        let place = Place { version: VERSION, log: LOG, segment: ID, at: at as u32 };
+        bytes[at..at + 64].copy_from_slice(&head.encode(&place, &meta));
         bytes[at + 64..at + 72].copy_from_slice(&meta);
         bytes[at + 72..at + 72 + data.len()].copy_from_slice(data);
         at + head.frame_bytes()
@@ -225,14 +243,62 @@ mod tests {
         let mut bytes = vec![0u8; 64 << 10];
         put(&mut bytes, RECORDS_AT, 1, 10, &[1; 20 << 10]);
         let old: Vec<u8> = bytes[RECORDS_AT..RECORDS_AT + 512].to_vec();
-        let head = SegmentHeader { id: ID, generation: 2, size: bytes.len() as u64, log: 7 };
+        let head =
+            SegmentHeader { id: ID, generation: 2, size: bytes.len() as u64, log: LOG, version: VERSION };
         bytes[..head.encode().len()].copy_from_slice(&head.encode());
         let second = put(&mut bytes, RECORDS_AT, 2, 20, &[2; 8 << 10]);
         put(&mut bytes, second, 2, 21, &[3; 100]);
         bytes[RECORDS_AT..RECORDS_AT + 512].copy_from_slice(&old);
-        let s = scan_bytes(&bytes, ID, None, &|_| true);
+        let s = scan_bytes(&bytes, ID, None, LOG, &|_| true);
         assert_eq!(s.records.iter().map(|r| r.header.lsn.0).collect::<Vec<_>>(), [21]);
         assert_eq!(s.strays, [(1, Lsn(10))]);
         assert!(s.damage.is_empty(), "it never was durable");
+    }
+
+    /// A program can write anything into its file: also what would pass for a record where the scan looks for one.
+    #[test]
+    fn no_data_of_a_program_passes_for_a_record() {
+        let whole = {
+            let mut b = vec![0u8; 64 << 10];
+            let head =
+                SegmentHeader { id: ID, generation: 2, size: b.len() as u64, log: LOG, version: VERSION };
+            b[..head.encode().len()].copy_from_slice(&head.encode());
+            b
+        };
+        let mut other = whole.clone();
+        let end = put(&mut other, RECORDS_AT, 2, 20, &[2; 200]);
+        // The data: records as this log writes them, of another place; of another log; of the version without tags.
+        let mut data = vec![0u8; 120];
+        data.extend_from_slice(&other[RECORDS_AT..end]);
+        for (log, version) in [(LOG + 1, VERSION), (LOG, UNTAGGED), (0, VERSION)] {
+            let at = RECORDS_AT + 64 + 8 + data.len();
+            let forged = Header {
+                lsn: Lsn(99),
+                ..Header::decode(
+                    &Place { version: VERSION, log: LOG, segment: ID, at: RECORDS_AT as u32 },
+                    2,
+                    &other[RECORDS_AT..],
+                )
+                .expect("just put")
+            };
+            data.extend_from_slice(
+                &forged.encode(&Place { version, log, segment: ID, at: at as u32 }, &[7; 8]),
+            );
+            data.resize(data.len().next_multiple_of(64) + 56 + 256, 0);
+        }
+        for header_lost in [false, true] {
+            let mut bytes = whole.clone();
+            let end = put(&mut bytes, RECORDS_AT, 2, 20, &data);
+            put(&mut bytes, end, 2, 21, &[1; 10]);
+            bytes[RECORDS_AT + 9] ^= 1;
+            if header_lost {
+                bytes[..SegmentHeader { id: ID, generation: 2, size: 0, log: 0, version: 0 }.encode().len()]
+                    .fill(0);
+            }
+            let s = scan_bytes(&bytes, ID, Some((2, end as u32)), LOG, &|_| true);
+            assert_eq!(s.records.iter().map(|r| r.header.lsn.0).collect::<Vec<_>>(), [21], "{header_lost}");
+            assert_eq!(s.damage.len(), 1 + header_lost as usize);
+            assert_eq!(s.strays, []);
+        }
     }
 }

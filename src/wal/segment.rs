@@ -1,6 +1,6 @@
 //! A Log Segment: one preallocated, zero-filled file. Free -> Reserved -> Open -> Sealed -> Free.
 
-use crate::format::segment::RECORDS_AT;
+use crate::format::segment::{RECORDS_AT, VERSION};
 use crate::sys::disk::DiskFile;
 use crate::types::{ClientId, Lsn, Pos, SegmentId};
 use parking_lot::{Mutex, RwLock};
@@ -57,6 +57,8 @@ pub struct Segment {
     /// Another file takes its place when a sync of it failed (`mend`).
     pub(super) file: RwLock<Arc<dyn DiskFile>>,
     pub(super) generation: AtomicU32,
+    /// Format version of the records in it.
+    pub(super) version: AtomicU32,
     /// Up to here everything is on stable storage, and so is all it depends on.
     pub(super) durable: AtomicU32,
     /// Bytes of file content here that nothing has superseded or stored yet.
@@ -76,6 +78,7 @@ impl Segment {
             size,
             file: RwLock::new(file),
             generation: AtomicU32::new(0),
+            version: AtomicU32::new(VERSION),
             durable: AtomicU32::new(RECORDS_AT as u32),
             live: AtomicI64::new(0),
             unnamed: AtomicBool::new(false),

@@ -7,7 +7,7 @@ mod tests;
 pub use limits::{Class, PoolLimits};
 
 use super::segment::{Owner, Phase, Segment};
-use crate::format::segment::{RECORDS_AT, SegmentHeader};
+use crate::format::segment::{RECORDS_AT, SegmentHeader, VERSION};
 use crate::sys::disk::Disk;
 use crate::types::{Lsn, SegmentId};
 use parking_lot::{Mutex, RwLock};
@@ -293,13 +293,20 @@ impl Pool {
         }
     }
 
+    /// Identity of the log.
+    pub fn log(&self) -> u128 {
+        self.log
+    }
+
     /// Gives a free segment its next generation and writes its header.
     fn open(&self, s: &Segment, owner: Owner) -> io::Result<()> {
         let generation = self.next_generation.fetch_add(1, Ordering::AcqRel);
-        let head = SegmentHeader { id: s.id, generation, size: s.size as u64, log: self.log };
+        let head =
+            SegmentHeader { id: s.id, generation, size: s.size as u64, log: self.log, version: VERSION };
         s.file().write_all_at(&[&head.encode()], 0)?;
         let mut st = s.state.lock();
         s.generation.store(generation, Ordering::Release);
+        s.version.store(VERSION, Ordering::Release);
         // The header itself is not durable yet: the first sync covers it with the first records.
         s.durable.store(RECORDS_AT as u32, Ordering::Release);
         st.phase = Phase::Open;
