@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 
-from harness import BIN, FAKE, LONG, Suite, leftovers
+from harness import BIN, FAKE, LONG, Suite, leftovers, wait_until
 from killer_model import Model
 from killer_ops import read_journal, read_slog, work
-from killer_programs import Copy, Git, Sqlite
+from killer_postgres import Postgres
+from killer_programs import Copy, Git, Sqlite, noted
 from tree import compare, snapshot
 
 WORKERS = 4
@@ -36,10 +37,14 @@ class Killer:
         j = s.dir("journals")
         self.journals = j
         self.programs = [Sqlite("wal", j + "/wal"), Sqlite("delete", j + "/delete"), Copy(s.scratch, j + "/copy"), Git(j + "/git")]
+        self.postgres = Postgres(s.scratch, j + "/pg")
 
     def populate(self):
         for w in range(WORKERS):
             os.mkdir(self.g.path(f"w{w}"))
+        if not FAKE and self.s.check(self.postgres.install(self.g.mnt), "PostgreSQL is installed"):
+            self.s.undo.append(self.postgres.end)
+            self.programs.append(self.postgres)
 
     # ---- one cycle
 
@@ -49,14 +54,19 @@ class Killer:
                 for w in range(WORKERS)]
         progs = [self.s.spawn(p.loop, self.g.mnt, 60) for p in self.programs]
         pids = self.g.pids()
+        if n % 2 and self.postgres in self.programs:  # it takes its time to begin
+            size = self.journal_size()
+            wait_until(lambda: self.journal_size() > size + 200, 8)
         wait = self.rng.uniform(0.2, 2.5)
         time.sleep(wait)
         early = [i for i, k in enumerate(kids + progs) if k.poll() is not None]
         self.kill(kids, progs, pids)
-        stuck = [k.pid for k in kids + progs if k.join(30) is None]
+        stuck = [k.pid for k, p in zip(kids + progs, [None] * WORKERS + self.programs) if p is not self.postgres and k.join(30) is None]
         self.s.check(not stuck, f"cycle {n}: every call on the dead mount returned", f"pids {stuck}")
         for k in kids + progs:
             k.kill()
+        if not self.postgres.end():
+            self.s.check(False, f"cycle {n}: PostgreSQL's processes ended with the mount")
         self.g.detach()
         if early:
             self.s.check(False, f"cycle {n}: no worker ended before the kill at {wait:.2f} s", f"{early} did")
@@ -70,6 +80,9 @@ class Killer:
         self.s.check(not problems, f"cycle {n}: killed after {wait:.2f} s{interrupted}, {count} operations kept, "
                      f"in flight {[f['op'] if f else '-' for f in flights]}, mounted in {took:.2f} s", "\n    ".join(problems[:15]))
         return not problems
+
+    def journal_size(self):
+        return os.path.getsize(self.postgres.journal) if os.path.exists(self.postgres.journal) else 0
 
     def kill(self, kids, progs, pids):
         if FAKE:  # nothing to kill: the workers die instead, in the middle of whatever they do
@@ -154,7 +167,8 @@ def main():
             if not k.cycle(n):
                 s.note(f"stopped at cycle {n}; again with --seed {seed}")
                 break
-        s.headline = f"{cycles} kills, {k.ops} operations acknowledged, seed {seed}"
+        commits = ", ".join(f"{len(noted(p.journal)[1])} {p.top}" for p in k.programs)
+        s.headline = f"{n + 1} kills, {k.ops} operations acknowledged, done by programs: {commits}; seed {seed}"
         seen = snapshot(g.mnt)
         r = g.umount("--timeout", "10m", timeout=700)
         s.check(r.returncode == 0, "umount returns 0", r.stderr)

@@ -20,7 +20,8 @@ import time
 from harness import FAKE, LONG, Suite, mounts, sh, wait_until
 from killer_model import DIR, LINK, Model, data, walk
 from killer_ops import Hands, pick, read_slog
-from killer_programs import Sqlite
+from killer_postgres import Postgres
+from killer_programs import Sqlite, noted
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SHUTDOWN, NO_FLUSH = 0x8004587D, 2
@@ -205,12 +206,15 @@ class Cut:
         self.disk = s.dir(f"disk-{fs}")
         self.fs, self.img = fs, s.scratch + f"/{fs}.img"
         self.j = s.dir(f"j{n}")
-        self.seed = seed
+        self.seed, self.commits = seed, 0
         backing = self.disk + f"/backing{n}" if same_disk else None
         self.g = s.gateway(f"gw{n}", "--log-size", "96MiB", "--segment-max", "8MiB",
                            *self.rng.choice(((), ("--writeback-age", "300ms", "--seal-after", "200ms"), ("--writeback-age", "1s"))), backing=backing)
         self.g.log = self.disk + f"/log{n}"
         self.programs = [Sqlite(m, f"{self.j}/sql-{m}") for m in ("wal", "delete")]
+        self.postgres = Postgres(self.s.scratch, self.j + "/pg")
+        if n // 2 % 2:
+            self.programs.append(self.postgres)
 
     def attach(self):
         r = sh(["mount", "-o", "loop", self.img, self.disk], 60)
@@ -233,10 +237,15 @@ class Cut:
         fd = os.open(g.path("w"), os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
+        if self.postgres in self.programs:
+            s.check(self.postgres.install(g.mnt), "PostgreSQL is installed")
+            s.undo.append(self.postgres.end)
         logs = [f"{self.j}/w{k}" for k in range(WORKERS)]
         kids = [s.spawn(work, g.path(f"w/{k}"), k, Model(), self.seed * 10 + k, 0, logs[k], 60) for k in range(WORKERS)]
         kids += [s.spawn(replacer, g.mnt, f"{self.j}/{how}", 60, how) for how in ("renamed", "rewritten")]
         kids += [s.spawn(p.loop, g.mnt, 60) for p in self.programs]
+        if self.postgres in self.programs:  # it takes its time to begin
+            wait_until(lambda: os.path.exists(self.postgres.journal) and os.path.getsize(self.postgres.journal) > 200, 8)
         time.sleep(self.rng.uniform(0.5, 4))
         # As one moment: the gateway must not go on with a log that is gone (it would drain what it can).
         pids = g.pids()
@@ -250,6 +259,7 @@ class Cut:
         g.finish_kill(pids)
         for k in kids:
             k.kill()
+        self.postgres.end()
         g.detach()
         for _ in range(50):
             if sh(["umount", self.disk], 60).returncode == 0:
@@ -320,6 +330,7 @@ class Cut:
         for how in ("renamed", "rewritten"):
             out += self.whole(how, sizes)
         for p in self.programs:
+            self.commits += len(noted(p.journal)[1])
             self.forget_after(p.journal, sizes[p.journal])
             out += p.verify(g.mnt)
         return out, lost
@@ -402,13 +413,16 @@ def main():
         s.undo.append(lambda: [sh(["umount", BOOT_ID], 20) for m in mounts() if m == BOOT_ID])
         if FAKE or not s.check(made, "a filesystem for the log can be made"):
             return
-        done = 0
+        done = commits = 0
         for n in range(cuts):
-            if not Cut(s, made[n % len(made)], seed + n, n % 3 == 2, n).run():
+            cut = Cut(s, made[n % len(made)], seed + n, n % 3 == 2, n)
+            whole = cut.run()
+            commits += cut.commits
+            if not whole:
                 s.note(f"again: --seed {seed + n} --cuts 1")
                 break
             done += 1
-        s.headline = f"{done} power cuts on {' and '.join(made)}, seed {seed}"
+        s.headline = f"{done} power cuts on {' and '.join(made)}, {commits} commits of databases, seed {seed}"
 
 
 if __name__ == "__main__":
