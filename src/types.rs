@@ -86,6 +86,15 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Whether `now` is this time, as far as stores keep times: some only whole seconds or every other.
+    pub fn is_kept_as(self, now: Stamp) -> bool {
+        let cut = |unit: u32| now.secs == self.secs && now.nanos == self.nanos / unit * unit;
+        let even = now.nanos == 0 && now.secs % 2 == 0 && (now.secs - self.secs).abs() < 2;
+        cut(1) || cut(100) || cut(1000) || cut(1_000_000_000) || even
+    }
+}
+
+impl Stamp {
     /// From nanoseconds since 1970.
     pub fn from_ns(ns: i64) -> Self {
         Stamp { secs: ns.div_euclid(1_000_000_000), nanos: ns.rem_euclid(1_000_000_000) as u32 }
@@ -162,5 +171,24 @@ impl fmt::Display for Lsn {
 impl fmt::Display for InodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_a_store_rounded_is_the_same() {
+        let at = |secs, nanos| Stamp { secs, nanos };
+        let was = at(101, 123_456_789);
+        for same in [was, at(101, 123_456_700), at(101, 123_456_000), at(101, 0), at(100, 0), at(102, 0)] {
+            assert!(was.is_kept_as(same), "{same:?}");
+        }
+        for other in
+            [at(101, 123_456_788), at(101, 1), at(102, 123_456_789), at(99, 0), at(104, 0), at(103, 0)]
+        {
+            assert!(!was.is_kept_as(other), "{other:?}");
+        }
     }
 }

@@ -210,7 +210,11 @@ pub trait Backing: Send + Sync {
     fn sync(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()>;
 
     // -- housekeeping
-    /// Makes `.forelog/` ready for a mount and removes leftovers in `tmp/`.
+    /// Makes `.forelog/`, for the lease, and changes nothing in it: another gateway may be at work there.
+    fn make_house(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Makes `.forelog/` ready for a mount, with the lease in hand, and removes leftovers in `tmp/`.
     fn prepare(&self) -> io::Result<()>;
     /// Names in `.forelog/park`.
     fn parked(&self) -> io::Result<Vec<String>>;

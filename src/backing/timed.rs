@@ -157,6 +157,9 @@ impl Backing for TimedBacking {
     fn sync(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()> {
         self.inner.sync(files, dirs)
     }
+    fn make_house(&self) -> io::Result<()> {
+        self.inner.make_house()
+    }
     fn prepare(&self) -> io::Result<()> {
         self.inner.prepare()
     }

@@ -3,6 +3,7 @@
 
 mod engine;
 mod inspect;
+mod marker;
 mod open;
 mod plan;
 mod replayed;

@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::Mending;
+use super::marker;
 use super::plan::Seen;
 use crate::backing::directory::DirectoryBacking;
 use crate::backing::timed::{DEADLINE, TimedBacking};
@@ -54,10 +55,12 @@ pub fn open(config: &Config) -> Result<Opened, String> {
             dir.display()
         ));
     }
-    backing
-        .prepare()
-        .map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))?;
+    let house = |r: io::Result<()>| {
+        r.map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))
+    };
+    house(backing.make_house())?;
     locks.push(lease(&config.backing, &backing, &*clock)?);
+    house(backing.prepare())?;
     let mut backing: Arc<dyn Backing> = Arc::new(backing);
     if backing.remote() {
         backing = Arc::new(TimedBacking::new(backing, DEADLINE));
@@ -76,6 +79,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     )
     .map_err(|e| format!("log {}: {e}", dir.display()))?;
     let took_ms = (clock.monotonic_ns() - began) / 1_000_000;
+    tell_others(marker::put(config, opened.volume.log_tag()));
     tell(&opened.report, took_ms, dir);
     Ok(Opened { gateway: assemble(config, opened.volume, clock)?, locks })
 }
@@ -115,6 +119,18 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         draining: AtomicBool::new(false),
         life: Default::default(),
     }))
+}
+
+/// A log that a dead gateway left may be forgotten.
+fn tell_others(others: io::Result<Vec<String>>) {
+    match others {
+        Err(e) => log::warn!("noting this log in the backing failed: {e}"),
+        Ok(others) => others.iter().for_each(|log| {
+            log::warn!(
+                "another log may still hold changes for this backing: {log}; mount with it to store them"
+            );
+        }),
+    }
 }
 
 fn tell(r: &crate::volume::Report, took_ms: u64, dir: &Path) {
@@ -182,6 +198,7 @@ pub fn leave_backing(g: &Gateway) -> io::Result<()> {
         Some(c) => c.read().node.attr,
         None => b.stat(&BackingPath::root())?.attr,
     };
+    marker::remove(&g.config.backing, g.volume.log_tag())?;
     match b.unlink(&BackingPath(LEASE.as_bytes().to_vec())) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -6,6 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// How long files that were just closed may still count as open.
+const CLOSES_MS: u64 = 300;
+
 /// EBUSY.
 const BUSY: i32 = 16;
 
@@ -64,7 +67,15 @@ impl Gateway {
 
     fn umount(&self, deadline_ms: Option<u64>, no_wait: bool, progress: &mut dyn FnMut(Progress)) -> Verdict {
         let dir = self.config.mountpoint.display();
-        let open = self.fs.open_handles();
+        // The kernel tells of a close only after it has returned to the program.
+        let mut open = self.fs.open_handles();
+        for _ in 0..CLOSES_MS / 10 {
+            if open == 0 {
+                break;
+            }
+            crate::sys::worker::sleep(Duration::from_millis(10));
+            open = self.fs.open_handles();
+        }
         if open > 0 {
             return Verdict::refused(format!("{dir} is busy: {open} files are open there; close them first"));
         }

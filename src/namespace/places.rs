@@ -58,6 +58,19 @@ impl Places {
         o.names.first().map(|at| Place { id: o.id, at: at.clone() })
     }
 
+    /// From now on these objects have these numbers, and no other number belongs to an inode.
+    pub fn renumber(&mut self, now: &[(InodeId, BackingId)]) {
+        self.numbers = HashMap::from([(self.root, InodeId::ROOT)]);
+        for (ino, id) in now {
+            if let Some(o) = self.objects.get_mut(ino) {
+                o.id = *id;
+                if id.0 != ino.0 {
+                    self.numbers.insert(*id, *ino);
+                }
+            }
+        }
+    }
+
     /// The known names of an inode in the backing.
     pub fn names(&self, ino: InodeId) -> &[EntryKey] {
         self.objects.get(&ino).map_or(&[], |o| &o.names)

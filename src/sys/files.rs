@@ -124,6 +124,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes an empty directory.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir(path)
+}
+
 /// Whether a directory stands there.
 pub fn is_dir(path: &Path) -> bool {
     path.is_dir()

@@ -152,6 +152,16 @@ impl Volume {
                 }
             }
         }
+        // Programs reach what has changes by these names, whatever the backing holds there by now.
+        for cell in c.inodes.iter().filter_map(|s| self.table.get(InodeId(s.ino))) {
+            let parents = cell.read().node.parents.clone();
+            for key in parents {
+                let Some(dir) = self.table.get(key.parent) else { continue };
+                if let Some(d) = &mut dir.write().node.dir {
+                    d.found(&key.name, cell.id);
+                }
+            }
+        }
         for i in &c.intents {
             let at = EntryKey { parent: InodeId(i.parent), name: i.name.as_slice().into() };
             self.intents.lock().push((InodeId(i.ino), Place { id: BackingId(i.id), at }));

@@ -9,6 +9,7 @@
 mod apply;
 mod checkpoint;
 mod commit;
+mod copied;
 mod dirty;
 mod error;
 mod image;
@@ -105,6 +106,10 @@ impl Volume {
     /// A number for a new inode.
     pub fn new_ino(&self) -> InodeId {
         InodeId(self.next_ino.fetch_add(1, Ordering::Relaxed))
+    }
+    /// A number by which the log is known to others, who must not learn its identity.
+    pub fn log_tag(&self) -> u64 {
+        crate::format::frame::public_tag(self.log_id)
     }
     /// Content bytes that the backing does not have.
     pub fn dirty_bytes(&self) -> u64 {

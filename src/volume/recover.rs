@@ -78,7 +78,8 @@ impl Volume {
         });
         if ckpt.backing != backing.describe() {
             return Err(format!(
-                "this log belongs to the backing {}; mount that, or name another --log-dir",
+                "this log belongs to the backing {}; mount that, or name another --log-dir; if it was moved, \
+                 let it stand there again (`mount --bind`)",
                 ckpt.backing
             ));
         }
@@ -90,7 +91,8 @@ impl Volume {
         let (records, lost) = collect(image, &ckpt, &mut report)?;
         volume.replay_all(records, &lost, &ckpt, ckpt.boot == boot, &mut report);
         volume
-            .finish_recovery()
+            .recognize_copy()
+            .and_then(|()| volume.finish_recovery())
             .map_err(|e| format!("asking the backing {} failed: {e}", volume.backing.describe()))?;
         volume.checkpoint().map_err(|e| format!("writing the log failed: {e}"))?;
         if let Err(e) = volume.wal.pool.fill_spare() {

@@ -15,13 +15,6 @@ use std::sync::atomic::Ordering;
 /// Most conflict names of one file in one second.
 const NAMES_MAX: u32 = 1000;
 
-/// Whether a file has the time that it had, as far as stores keep times: some only whole seconds or every other.
-pub(super) fn is_same_time(was: Stamp, now: Stamp) -> bool {
-    let cut = |unit: u32| now.secs == was.secs && now.nanos == was.nanos / unit * unit;
-    let even = now.nanos == 0 && now.secs % 2 == 0 && (now.secs - was.secs).abs() < 2;
-    cut(1) || cut(100) || cut(1000) || cut(1_000_000_000) || even
-}
-
 impl Writeback {
     /// Notes in the log that the file of an inode is about to change in the backing: until that is done its time and
     /// size there say nothing. It is durable before anything changes, with the sync at the beginning of the batch.
@@ -37,7 +30,7 @@ impl Writeback {
     /// Whether something else changed the content of a file since we left it.
     pub(super) fn is_changed(&self, snap: &Snapshot, now: &BackingStat) -> bool {
         let differs =
-            |(mtime, size): (Stamp, u64)| now.attr.size != size || !is_same_time(mtime, now.attr.mtime);
+            |(mtime, size): (Stamp, u64)| now.attr.size != size || !mtime.is_kept_as(now.attr.mtime);
         snap.attr.kind == Kind::File && snap.seen.is_some_and(differs)
     }
 
@@ -208,24 +201,5 @@ impl BackingFile for Nothing {
     }
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
         Ok(offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_that_a_store_rounded_is_the_same() {
-        let at = |secs, nanos| Stamp { secs, nanos };
-        let was = at(101, 123_456_789);
-        for same in [was, at(101, 123_456_700), at(101, 123_456_000), at(101, 0), at(100, 0), at(102, 0)] {
-            assert!(is_same_time(was, same), "{same:?}");
-        }
-        for other in
-            [at(101, 123_456_788), at(101, 1), at(102, 123_456_789), at(99, 0), at(104, 0), at(103, 0)]
-        {
-            assert!(!is_same_time(was, other), "{other:?}");
-        }
     }
 }

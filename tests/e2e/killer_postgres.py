@@ -130,7 +130,7 @@ class Postgres(Program):
             rows = [x.split("|") for x in self.sql("select id, length(a) from t order by id").splitlines()]
             have = {int(i): int(n) for i, n in rows}
             out = [f"pg: commit {n} lost" for n in done if n not in have]
-            out += [f"pg: row {n} was never inserted" for n in have if n not in set(begun)]
+            out += [f"pg: row {n} was never inserted" for n in have if n not in begun]
             out += [f"pg: row {n} has {size} bytes" for n, size in have.items() if size != n % 3000]
             self.turns += 1
             if self.turns % 5 == 1:

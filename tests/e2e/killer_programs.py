@@ -25,7 +25,7 @@ def noted(path):
             for line in f:
                 word, _, n = line.strip().partition(" ")
                 (begun if word == "begin" else done).append(int(n))
-    return begun, done
+    return set(begun), done
 
 
 def run_quiet(cmd, cwd=None):
@@ -101,7 +101,7 @@ class Sqlite(Program):
         finally:
             db.close()
         out = [f"{self.top}: commit {n} lost" for n in done if n not in have]
-        out += [f"{self.top}: row {n} was never inserted" for n in have if n not in set(begun)]
+        out += [f"{self.top}: row {n} was never inserted" for n in have if n not in begun]
         return out + [f"{self.top}: row {n} has {size} bytes" for n, size in have.items() if size != n % 3000]
 
 
@@ -182,8 +182,9 @@ class Git(Program):
                     os.unlink(os.path.join(top, f))
         r = sh("git log --format=%s 2>/dev/null", 60, cwd=at, env=ENV)
         have = [int(x.split()[1]) for x in r.stdout.split("\n") if x]
-        out = [f"git: commit {n} lost" for n in done if n not in set(have)]
-        out += [f"git: commit {n} was never made" for n in have if n not in set(begun)]
+        had = set(have)
+        out = [f"git: commit {n} lost" for n in done if n not in had]
+        out += [f"git: commit {n} was never made" for n in have if n not in begun]
         r = sh("git fsck --full --no-progress --no-dangling && git reset -q --hard && git status --porcelain --untracked-files=no", 120, cwd=at, env=ENV)
         if have and (r.returncode or r.stdout):
             out.append(f"git: fsck, reset or status: {(r.stdout + r.stderr)[-400:]}")

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import lifecycle_odd
 from harness import BIN, FAKE, Suite, alive, get, mounts, pids_naming, put, sh, wait_until
 
 MARK = b"forelog-damage-marker:"
@@ -291,7 +292,7 @@ def exec_with_open_files(s):
     s.check(g.umount().returncode == 0, "and umount returns 0 after it")
 
 
-STEPS = (refusals, exec_with_open_files, double_mount, terminated, busy, slow_backing, no_wait, lazy, killed, damage, flushed, read_only)
+STEPS = (*lifecycle_odd.STEPS, refusals, exec_with_open_files, double_mount, terminated, busy, slow_backing, no_wait, lazy, killed, damage, flushed, read_only)
 
 
 def main():

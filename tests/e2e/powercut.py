@@ -8,6 +8,7 @@ brought to the device is gone, as after a power cut. Then the filesystem is moun
 
 powercut.py [--long] [--cuts N] [--seed S] [--fs NAME]  6 cuts, or 300; every third with the backing on the same disk
 """
+import ctypes
 import fcntl
 import json
 import os
@@ -398,7 +399,16 @@ class Cut:
             f.write(raw[:size] + b"".join(x + b"\n" for x in raw[size:].split(b"\n") if x.startswith(b"begin ")))
 
 
+def alone():
+    """In a mount namespace of our own: one that somebody else makes meanwhile would keep our disks mounted, and a filesystem that was
+    shut down comes back only when nobody has it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x00020000) or sh(["mount", "--make-rprivate", "/"], 20).returncode:  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "a mount namespace of our own")
+
+
 def main():
+    alone()
     names = [option_text("--fs")] if "--fs" in sys.argv else ["ext4", "xfs"]
     cuts, seed = option("--cuts", CUTS), option("--seed", random.SystemRandom().randrange(10**6))
     with Suite("powercut") as s:

@@ -165,6 +165,9 @@ impl Backing for DirectoryBacking {
         self.sync_now(files, dirs)
     }
 
+    fn make_house(&self) -> io::Result<()> {
+        self.with_access(&[], || self.make_ours().map(drop))
+    }
     fn prepare(&self) -> io::Result<()> {
         self.with_access(&[], || self.prepare_now())
     }
