@@ -73,6 +73,11 @@ pub fn public_tag(log: u128) -> u64 {
     h.finish()
 }
 
+/// Whether bytes begin as a record does, but for at most one bit.
+pub fn begins_like_one(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|b| (u32::from_le_bytes(*b) ^ MAGIC).count_ones() <= 1)
+}
+
 /// The header of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -181,6 +186,32 @@ impl Header {
             return Err(Malformed("record header: lengths"));
         }
         Ok(h)
+    }
+
+    /// As `decode`, for a frame of which one bit of header or meta may have flipped: it is found by trying each, and put
+    /// right in `bytes`. Checksum and tag together leave no doubt which it was; without a tag nothing is tried.
+    /// Only what begins with the magic, but for one bit, is looked at.
+    pub fn decode_mended(place: &Place, generation: u32, bytes: &mut [u8]) -> Option<Header> {
+        let head: [u8; HEADER_BYTES] = *bytes.first_chunk()?;
+        let off = (u32_at(&head, MAGIC_AT) ^ MAGIC).count_ones();
+        if place.version == UNTAGGED || cfg!(fuzzing) || off > 1 {
+            return None;
+        }
+        let meta = u16::from_le_bytes([head[META_BYTES_AT], head[META_BYTES_AT + 1]]) as usize;
+        let in_head = 0..HEADER_BYTES * 8;
+        let in_meta = HEADER_BYTES * 8..(HEADER_BYTES + meta).min(bytes.len()) * 8;
+        for bit in in_head.chain(in_meta) {
+            // The magic has the flipped bit, or it lies elsewhere.
+            if (off == 1) != (bit < 32) {
+                continue;
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(h) = Header::decode(place, generation, bytes) {
+                return Some(h);
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        None
     }
 
     /// Bytes the frame takes, padding included.

@@ -36,17 +36,17 @@ pub fn fsck(log_dir: &Path, as_json: bool) -> Result<(String, bool), String> {
         image.scans.iter().map(|s| s.3.records.iter().filter(|r| r.header.lsn.0 > from).count()).sum();
     let torn: u64 = image.scans.iter().map(|s| s.3.torn as u64).sum();
     let dirty = image.checkpoint.as_ref().map_or(0, |c| c.inodes.len());
-    let clean = image.damage.is_empty() && image.checkpoint.is_some();
+    let clean = image.damage.is_empty() && image.checkpoint.is_some() && image.checkpoint_damage.is_none();
     if as_json {
         let damage: Vec<_> = image
             .damage
             .iter()
-            .map(|d| json!({"segment": d.segment.0, "start": d.start, "end": d.end, "what": d.what}))
+            .map(|d| json!({"segment": d.segment.0, "start": d.start, "end": d.end, "what": d.what, "mended": d.mended}))
             .collect();
         let v = json!({
             "version": 1, "clean": clean, "checkpoint_lsn": from, "segments": image.scans.len(),
             "records": records, "records_to_replay": waiting, "torn_bytes": torn,
-            "dirty_inodes": dirty, "damage": damage,
+            "dirty_inodes": dirty, "damage": damage, "checkpoint_damage": image.checkpoint_damage,
         });
         return Ok((v.to_string(), clean));
     }
@@ -60,6 +60,9 @@ pub fn fsck(log_dir: &Path, as_json: bool) -> Result<(String, bool), String> {
     }
     for d in &image.damage {
         out += &format!("DAMAGE: segment {} at {}..{}: {}\n", d.segment.0, d.start, d.end, d.what);
+    }
+    if let Some(e) = &image.checkpoint_damage {
+        out += &format!("DAMAGE: {e}; the other copy of the checkpoint is whole\n");
     }
     if image.checkpoint.is_none() {
         out += "DAMAGE: there is no checkpoint\n";

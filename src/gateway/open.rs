@@ -142,7 +142,21 @@ fn tell(r: &crate::volume::Report, took_ms: u64, dir: &Path) {
     if r.dropped > 0 {
         log::warn!("{} records were left out: the power went before they were durable", r.dropped);
     }
-    for d in &r.damage {
+    if let Some(e) = &r.checkpoint_damage {
+        log::error!(
+            "{e}; its other copy is whole, nothing is lost, both are written anew; is the log's disk failing?"
+        );
+    }
+    for d in r.damage.iter().filter(|d| d.mended) {
+        log::error!(
+            "log segment {} at {}..{}: {}; nothing is lost; is the log's disk failing?",
+            d.segment.0,
+            d.start,
+            d.end,
+            d.what
+        );
+    }
+    for d in r.damage.iter().filter(|d| !d.mended) {
         log::error!(
             "log segment {} is damaged at {}..{}: {}; reads of what it held give EIO",
             d.segment.0,

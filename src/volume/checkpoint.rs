@@ -25,22 +25,62 @@ use std::sync::atomic::Ordering;
 pub const FILE: &str = "checkpoint";
 const FILE_NEW: &str = "checkpoint.new";
 
-/// Writes a file of the log whole or not at all.
-pub fn store_file(disk: &dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
-    match disk.remove(temporary) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+/// The same bytes once more: a checkpoint that cannot be read takes all that lies before it along.
+pub const FILE_COPY: &str = "checkpoint.copy";
+const FILE_COPY_NEW: &str = "checkpoint.copy.new";
+
+fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    let f = disk.create(temporary, 0)?;
+}
+
+fn write_synced(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    remove_if_there(disk, name)?;
+    let f = disk.create(name, 0)?;
     f.write_all_at(&[bytes], 0)?;
-    f.sync_data()?;
-    disk.rename(temporary, name)?;
+    f.sync_data()
+}
+
+/// Writes the checkpoint whole or not at all, and its copy. Where there is no room for the copy there is none: an old
+/// one would tell of segments that are used anew by then.
+fn store(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+    write_synced(disk, FILE_NEW, bytes)?;
+    let copied = write_synced(disk, FILE_COPY_NEW, bytes);
+    disk.rename(FILE_NEW, FILE)?;
+    match copied {
+        Ok(()) => disk.rename(FILE_COPY_NEW, FILE_COPY)?,
+        Err(e) => {
+            log::warn!("writing {FILE_COPY} failed: {e}; the checkpoint stands alone until the next one");
+            remove_if_there(disk, FILE_COPY_NEW)?;
+            remove_if_there(disk, FILE_COPY)?;
+        }
+    }
     disk.sync_dir()
 }
 
+/// The checkpoint of a log, `None` for a log without one, and what is wrong with one of its two files. Errors: one
+/// line for people.
+pub fn load(disk: &dyn Disk) -> std::result::Result<(Option<Checkpoint>, Option<String>), String> {
+    let read = |name: &str| -> std::result::Result<Option<Checkpoint>, String> {
+        match load_file(disk, name).map_err(|e| format!("reading {name} failed: {e}"))? {
+            None => Ok(None),
+            Some(b) => checkpoint::decode(&b).map(Some).map_err(|e| format!("{name}: {e}")),
+        }
+    };
+    match (read(FILE), read(FILE_COPY)) {
+        (Ok(Some(c)), Ok(_)) => Ok((Some(c), None)),
+        (Ok(Some(c)), Err(e)) => Ok((Some(c), Some(e))),
+        (Ok(None), Ok(Some(c))) => Ok((Some(c), Some(format!("{FILE}: it is gone")))),
+        (Ok(None), Ok(None)) => Ok((None, None)),
+        (Err(e), Ok(Some(c))) => Ok((Some(c), Some(e))),
+        (Err(e), _) | (Ok(None), Err(e)) => Err(e),
+    }
+}
+
 /// Reads a whole file of the log; `None` if it is not there.
-pub fn load_file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn load_file(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
     let f = match disk.open(name) {
         Ok(f) => f,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -76,7 +116,7 @@ impl Volume {
             .map(|(id, generation, durable)| SavedSegment { id: id.0, generation, durable })
             .collect();
         let bytes = checkpoint::encode(&image).map_err(|e| Error::Log(io::Error::other(e)))?;
-        store_file(&*self.disk, FILE, FILE_NEW, &bytes).map_err(Error::Log)?;
+        store(&*self.disk, &bytes).map_err(Error::Log)?;
         self.checkpointed.store(upto.0, Ordering::Release);
         // Not before it is durable: what is changed in between would rely on it.
         for (c, found) in named {

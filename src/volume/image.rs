@@ -2,7 +2,7 @@
 //! brought into memory.
 
 use super::Volume;
-use super::checkpoint::{FILE, load_file};
+use super::checkpoint::load;
 use super::rewrite::Before;
 use super::table::Cell;
 use crate::extents::{Extent, Source};
@@ -20,16 +20,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// All that a log directory holds, read and verified. Used by recovery, `fsck` and `dump`.
 pub struct LogImage {
     pub checkpoint: Option<Checkpoint>,
+    /// One of the checkpoint's two files cannot be read: which, and why.
+    pub checkpoint_damage: Option<String>,
     pub scans: Vec<(SegmentId, u64, Arc<dyn crate::sys::disk::DiskFile>, Scan)>,
     pub damage: Vec<Damage>,
 }
 
 /// Reads a log without changing it. Errors: one line for people.
 pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
-    let checkpoint = match load_file(disk, FILE).map_err(|e| format!("reading {FILE} failed: {e}"))? {
-        None => None,
-        Some(b) => Some(checkpoint::decode(&b).map_err(|e| format!("{FILE}: {e}"))?),
-    };
+    let (checkpoint, checkpoint_damage) = load(disk)?;
     let known: HashMap<u32, (u32, u32)> = checkpoint
         .iter()
         .flat_map(|c| c.segments.iter().map(|s| (s.id, (s.generation, s.durable))))
@@ -61,7 +60,7 @@ pub fn read_log(disk: &dyn Disk) -> Result<LogImage, String> {
         let scan_of = |id| scans.iter().find(|s| s.0 == id).map(|s| &s.3);
         damage.retain(|d| !scan_of(d.segment).is_some_and(|s| is_past(d, s, c)) || is_needed(d, c));
     }
-    Ok(LogImage { checkpoint, scans, damage })
+    Ok(LogImage { checkpoint, checkpoint_damage, scans, damage })
 }
 
 /// True for a stretch of records that all lie before the checkpoint: nothing of it would be replayed. A tail that

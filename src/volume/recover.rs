@@ -35,6 +35,8 @@ pub struct Report {
     /// Records left out since something they depend on was lost with the power.
     pub dropped: u64,
     pub damage: Vec<Damage>,
+    /// One of the checkpoint's two files could not be read; the other was.
+    pub checkpoint_damage: Option<String>,
     pub torn_bytes: u64,
 }
 
@@ -85,7 +87,12 @@ impl Volume {
         }
         let root =
             backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", backing.describe()))?;
-        let mut report = Report { fresh, damage: image.damage.clone(), ..Report::default() };
+        let mut report = Report {
+            fresh,
+            checkpoint_damage: image.checkpoint_damage.take(),
+            damage: image.damage.clone(),
+            ..Report::default()
+        };
         let volume = Arc::new(assemble(disk, backing, clock, limits, boot, &ckpt, root, &image)?);
         volume.load_checkpoint(&ckpt);
         let (records, lost) = collect(image, &ckpt, &mut report)?;

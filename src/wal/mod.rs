@@ -154,31 +154,55 @@ impl Wal {
     /// Reads a record's data part and verifies it; with it the segment offset where it starts.
     /// Errors: I/O, or a checksum that does not match.
     pub fn read_verified(&self, seg: &Segment, record_at: u32) -> io::Result<(Vec<u8>, u32)> {
+        if let Some(sound) = self.read_sound(seg, record_at)? {
+            return Ok(sound);
+        }
+        let bad = |what: &str| {
+            let text = format!("log segment {} is damaged at {record_at}: {what}", seg.id.0);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        // One bit of the header may have flipped: then its lengths say nothing.
+        let mut bytes = vec![0u8; seg.size.saturating_sub(record_at) as usize];
+        seg.file().read_exact_at(&mut bytes, record_at as u64)?;
+        let (place, generation) = (self.place(seg, record_at), seg.generation());
+        let h = match frame::Header::decode(&place, generation, &bytes) {
+            Ok(h) => h,
+            Err(e) => frame::Header::decode_mended(&place, generation, &mut bytes).ok_or_else(|| bad(e.0))?,
+        };
+        self.data_of(seg, record_at, &h, bytes).ok_or_else(|| bad("data checksum"))
+    }
+
+    /// As `read_verified`; `None` for a record that is not sound.
+    fn read_sound(&self, seg: &Segment, record_at: u32) -> io::Result<Option<(Vec<u8>, u32)>> {
         let mut head = [0u8; frame::HEADER_BYTES];
         seg.file().read_exact_at(&mut head, record_at as u64)?;
-        let bad = |what: &str| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("log segment {} is damaged at {record_at}: {what}", seg.id.0),
-            )
-        };
         // Lengths first, so that the whole frame can be read for the checksum.
         let meta = u16::from_le_bytes([head[34], head[35]]) as usize;
         let data = u32::from_le_bytes([head[36], head[37], head[38], head[39]]) as usize;
         let whole = frame::HEADER_BYTES + meta + data;
         if record_at as usize + whole > seg.size as usize {
-            return Err(bad("lengths"));
+            return Ok(None);
         }
         let mut bytes = vec![0u8; whole];
         seg.file().read_exact_at(&mut bytes, record_at as u64)?;
-        let h = frame::Header::decode(&self.place(seg, record_at), seg.generation(), &bytes)
-            .map_err(|e| bad(e.0))?;
-        bytes.drain(..h.data_at());
-        bytes.truncate(h.data_bytes as usize);
-        if frame::data_crc(seg.id, h.generation, &bytes) != h.data_crc {
-            return Err(bad("data checksum"));
-        }
-        Ok((bytes, record_at + h.data_at() as u32))
+        let Ok(h) = frame::Header::decode(&self.place(seg, record_at), seg.generation(), &bytes) else {
+            return Ok(None);
+        };
+        Ok(self.data_of(seg, record_at, &h, bytes))
+    }
+
+    /// The data part of a frame, if its checksum holds, and where it starts in the segment.
+    fn data_of(
+        &self,
+        seg: &Segment,
+        record_at: u32,
+        h: &frame::Header,
+        mut frame: Vec<u8>,
+    ) -> Option<(Vec<u8>, u32)> {
+        frame.drain(..h.data_at());
+        frame.truncate(h.data_bytes as usize);
+        let sound = frame::data_crc(seg.id, h.generation, &frame) == h.data_crc;
+        sound.then_some((frame, record_at + h.data_at() as u32))
     }
 
     /// Sealed segments of which nothing is needed once everything up to `upto` is in a checkpoint: none

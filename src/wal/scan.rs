@@ -26,6 +26,8 @@ pub struct Damage {
     pub start: u32,
     pub end: u32,
     pub what: String,
+    /// One bit, which is put right whenever it is read: nothing is lost.
+    pub mended: bool,
 }
 
 /// What `Damage` says of a stretch in which no record begins, though it was durable.
@@ -121,6 +123,20 @@ pub fn scan_bytes(
                 gap_from = at;
                 out.end = at.min(bytes.len()) as u32;
             }
+            Err(_)
+                if !is_intact(bytes, at, &place)
+                    && mend(bytes, at, &place(out.version, at), generation, id, &mut out, keep_data) =>
+            {
+                if gap_from < at {
+                    gaps.push((gap_from, at));
+                }
+                if let Some(r) = out.records.last() {
+                    durable = durable.max(r.header.durable);
+                    at += r.header.frame_bytes();
+                }
+                gap_from = at;
+                out.end = at.min(bytes.len()) as u32;
+            }
             Err(_) => {
                 // Not past all of it: where it lay, newer records may lie whose first header is torn.
                 stray(bytes, at, &place, &mut out.strays);
@@ -159,7 +175,7 @@ pub fn scan_bytes(
 }
 
 fn damage(segment: SegmentId, start: usize, end: usize, what: &str) -> Damage {
-    Damage { segment, start: start as u32, end: end as u32, what: what.to_owned() }
+    Damage { segment, start: start as u32, end: end as u32, what: what.to_owned(), mended: false }
 }
 
 fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(u8) -> bool) -> Found {
@@ -174,6 +190,38 @@ fn found(h: &Header, bytes: &[u8], at: usize, id: SegmentId, keep_data: &dyn Fn(
         data: if keep_data(h.kind) { data.to_vec() } else { Vec::new() },
         data_sound: frame::data_crc(id, h.generation, data) == h.data_crc,
     }
+}
+
+/// Whether a whole record of another generation stands there.
+fn is_intact(bytes: &[u8], at: usize, place: &dyn Fn(u32, usize) -> Place) -> bool {
+    Header::decode(&place(VERSION, at), generation_at(bytes, at), &bytes[at..]).is_ok()
+}
+
+/// Takes in a record of which one bit has flipped. False: there is none.
+fn mend(
+    bytes: &[u8],
+    at: usize,
+    place: &Place,
+    generation: u32,
+    id: SegmentId,
+    out: &mut Scan,
+    keep_data: &dyn Fn(u8) -> bool,
+) -> bool {
+    // A copy only of what begins like one.
+    if !frame::begins_like_one(&bytes[at..]) {
+        return false;
+    }
+    let mut own = bytes[at..].to_vec();
+    let Some(h) = Header::decode_mended(place, generation, &mut own) else { return false };
+    let mut r = found(&h, &own, 0, id, keep_data);
+    r.record_at = at as u32;
+    let end = at + h.frame_bytes();
+    out.damage.push(Damage {
+        mended: true,
+        ..damage(id, at, end, &format!("one bit of record {}, put right when it is read", h.lsn))
+    });
+    out.records.push(r);
+    true
 }
 
 /// Notes a record of whatever generation at `at`, if there is one.
