@@ -236,6 +236,7 @@ impl Writeback {
         let mut any = false;
         let dirs: HashSet<InodeId> = keys.iter().map(|k| k.parent).filter(|&d| d != PARKED).collect();
         for dir in dirs {
+            w.timed.insert(dir);
             any |= self.volume.keep_times(dir).map_err(|e| format!("{e}"))?;
         }
         for key in keys {
@@ -256,6 +257,20 @@ impl Writeback {
         if any {
             self.sync_said().map_err(|e| format!("syncing the log: {e}"))?;
         }
+        Ok(())
+    }
+
+    /// As `announce`, for a directory in which a name is about to change that was not among those of the batch: its
+    /// times are set back only at the end, which a death may not let come.
+    pub(super) fn about_to_change(&mut self, dir: InodeId, w: &mut Work) -> io::Result<()> {
+        if dir == PARKED || w.timed.contains(&dir) {
+            return Ok(());
+        }
+        w.dirs.insert(dir);
+        if self.volume.keep_times(dir).map_err(|e| io::Error::other(format!("logging times: {e}")))? {
+            self.sync_said()?;
+        }
+        w.timed.insert(dir);
         Ok(())
     }
 

@@ -165,6 +165,7 @@ impl Writeback {
             };
             let way = self.displace(key, path, &o, w)?;
             if way == Way::Over && newcomer == Some(Kind::Dir) {
+                self.about_to_change(key.parent, w)?;
                 self.unlink(key, path)?;
             }
             // Making way may have brought it here already.
@@ -174,6 +175,7 @@ impl Writeback {
         }
         if let Some((name, id, _)) = staged {
             self.announce_one(ino, id, key, w)?;
+            self.about_to_change(key.parent, w)?;
             if here && w.staged.get(&ino).is_some_and(|s| s.keeps) {
                 self.keep_theirs(key, path)?;
             }
@@ -223,6 +225,8 @@ impl Writeback {
         match (given_up, sources.first()) {
             (Some((from, p, _)), _) => {
                 self.announce_one(ino, id, key, w)?;
+                self.about_to_change(from.parent, w)?;
+                self.about_to_change(key.parent, w)?;
                 let _tree = volume.tree.write();
                 volume.backing.rename(p, path)?;
                 volume.moved(from, key);
@@ -233,6 +237,7 @@ impl Writeback {
             // Its old name is still a name of it: a hard link, or removed only since.
             (None, Some((_, p, stat))) if stat.attr.kind != Kind::Dir => {
                 self.announce_one(ino, id, key, w)?;
+                self.about_to_change(key.parent, w)?;
                 let name = self.name(ino);
                 let _tree = volume.tree.write();
                 volume.backing.stage_link(&name, p)?;
@@ -348,6 +353,7 @@ impl Writeback {
     /// Removes what programs removed.
     fn clear(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
         if self.displace(key, path, o, w)? == Way::Over {
+            self.about_to_change(key.parent, w)?;
             self.unlink(key, path)?;
         }
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
@@ -368,6 +374,7 @@ impl Writeback {
         let name = format!("{:x}", o.ino.0);
         let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
         self.announce_one(o.ino, o.id, &at, w)?;
+        self.about_to_change(key.parent, w)?;
         let volume = self.volume.clone();
         let _tree = volume.tree.write();
         volume.backing.park(path, &name)?;
@@ -394,6 +401,7 @@ impl Writeback {
                 self.clear(&child, &path, &o, w)?;
             }
         }
+        self.about_to_change(key.parent, w)?;
         let r = {
             let volume = self.volume.clone();
             let _tree = volume.tree.write();

@@ -42,6 +42,8 @@ pub(super) struct Work {
     pub sync_files: Vec<BackingPath>,
     /// Names that agree now, and as of which record.
     pub agreed: HashMap<EntryKey, Lsn>,
+    /// Directories whose times the log holds, or need not.
+    pub timed: HashSet<InodeId>,
     pub visiting: Vec<EntryKey>,
     /// Logged as about to be put there.
     pub announced: HashSet<(InodeId, EntryKey)>,
