@@ -15,6 +15,12 @@ use std::sync::atomic::Ordering;
 /// Most names of one directory handled in one batch.
 const ENTRIES_MAX: usize = 2048;
 
+/// Whether a call found that something on its path is not there, or is no directory any more.
+pub(super) fn is_gone(e: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, StaleNetworkFileHandle};
+    matches!(e.kind(), NotFound | NotADirectory | StaleNetworkFileHandle)
+}
+
 impl Writeback {
     /// Brings these inodes to the backing and removes what was parked there. Returns whether to go on at
     /// once.
@@ -321,7 +327,7 @@ impl Writeback {
             keys.iter().partition(|k| self.volume.entry(k).is_some_and(|e| e.0.is_some()));
         for key in present.into_iter().chain(removed) {
             let mut r = self.agree(key, w);
-            if r.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            if r.as_ref().is_err_and(is_gone)
                 && let Ok(true) = self.restore_dirs(key.parent, w)
             {
                 r = self.agree(key, w);

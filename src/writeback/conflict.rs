@@ -3,6 +3,7 @@
 //! gets a conflict name first. A file is known to be as it was left by its number, size and modification time.
 
 use super::Writeback;
+use super::batch::is_gone;
 use super::stage::{Staged, Work};
 use crate::backing::{BackingFile, BackingPath, BackingStat, staged_path};
 use crate::format::mutation::{EntryKey, Mutation};
@@ -166,7 +167,7 @@ impl Writeback {
         let Some(path) = path else { return Ok(above) };
         match self.volume.backing.stat(&path) {
             Ok(s) if Some(s.id) == id => return Ok(above),
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if !is_gone(&e) => return Err(e),
             _ => {}
         }
         let Some(snap) = self.volume.snapshot(dir).filter(|s| !s.dead) else { return Ok(above) };
