@@ -2,16 +2,24 @@
 
 use super::Gateway;
 use crate::config::Predict;
-use crate::history::Sample;
+use crate::history::{Pattern, Sample};
 use crate::predict::{Choice, Forecast, ManagerConfig, PredictiveLogManager};
 use crate::segmenter::{self, Costs, Limits, OwnerState, PoolState, SegmentPool, Segmenter};
+use crate::sys::files;
+use crate::sys::worker::spawn;
 use crate::volume::Volume;
 use crate::wal::Owner;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// The kept Write Pattern History, in the log directory.
+const HISTORY: &str = "history";
+/// How often it is kept while mounted; at the end in any case.
+const KEEP_EVERY_NS: u64 = 60_000_000_000;
 
 /// What `status` says of the prediction.
 pub struct Seen {
@@ -35,6 +43,8 @@ pub struct Planner {
     samples: Vec<Sample>,
     last_cost_ns: u64,
     fallback: Option<String>,
+    /// When the history was kept last; `None` before the one of the last mount was taken up.
+    kept_ns: Option<u64>,
 }
 
 fn owner(o: Owner) -> segmenter::Owner {
@@ -83,12 +93,53 @@ impl Planner {
             samples: Vec::new(),
             last_cost_ns: 0,
             fallback: None,
+            kept_ns: None,
         }
+    }
+
+    /// Takes up what the last mount kept, so that a restart is not a cold start. What cannot be read is dropped with a line.
+    fn warm_up(&mut self) {
+        let g = &self.gateway;
+        let (clock, file) = (&g.volume.clock, g.config.log_dir.join(HISTORY));
+        let bytes = match files::read(&file) {
+            Ok(b) => b,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return log::warn!("{}: {e}; the prediction starts without a history", file.display()),
+        };
+        let (pattern, why) = Pattern::load(&bytes, &g.programs, clock.monotonic_ns(), clock.wall_ns());
+        match why {
+            Some(why) => log::warn!("{}: {why}", file.display()),
+            None => self.manager.warm_up(pattern),
+        }
+    }
+
+    /// The history as it is to be kept.
+    fn image(&self) -> (PathBuf, Vec<u8>) {
+        let g = &self.gateway;
+        let clock = &g.volume.clock;
+        let bytes = self.manager.pattern().save(&g.programs, clock.monotonic_ns(), clock.wall_ns());
+        (g.config.log_dir.join(HISTORY), bytes)
     }
 
     /// One tick: what was written -> what will be -> segments for it.
     pub fn tick(&mut self) {
         let clock = self.gateway.volume.clock.clone();
+        let now = clock.monotonic_ns();
+        match self.kept_ns {
+            None => {
+                self.warm_up();
+                self.kept_ns = Some(now);
+            }
+            Some(then) if now.saturating_sub(then) >= KEEP_EVERY_NS => {
+                self.kept_ns = Some(now);
+                // A disk that hangs must not hold up the ticks.
+                let (file, bytes) = self.image();
+                if let Err(e) = spawn("historian", move || keep(&file, &bytes)) {
+                    log::warn!("starting a thread failed: {e}");
+                }
+            }
+            Some(_) => {}
+        }
         let start = clock.monotonic_ns();
         self.samples.clear();
         self.gateway.fs.history.drain(&mut self.samples);
@@ -107,6 +158,21 @@ impl Planner {
         let mut seen = self.gateway.prediction.lock();
         seen.ticks.saturating_record(self.last_cost_ns.max(1));
         seen.forecast = forecast;
+    }
+}
+
+impl Drop for Planner {
+    fn drop(&mut self) {
+        if self.kept_ns.is_some() {
+            let (file, bytes) = self.image();
+            keep(&file, &bytes);
+        }
+    }
+}
+
+fn keep(file: &Path, bytes: &[u8]) {
+    if let Err(e) = files::write_atomic(file, bytes, 0o600) {
+        log::warn!("{}: keeping the write pattern history failed: {e}", file.display());
     }
 }
 
