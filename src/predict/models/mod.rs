@@ -1,6 +1,7 @@
 //! The forecasters, each a small file. `all` is the pool the leader chooses from; `by_name` also knows
 //! the naive policies kept for comparison.
 
+mod arrls;
 mod conformal;
 mod context;
 mod decaying_max;
@@ -11,6 +12,7 @@ mod renewal;
 mod seed;
 mod tsb;
 
+pub use arrls::ArRls;
 pub use conformal::Conformal;
 pub use context::Context;
 pub use decaying_max::DecayingMax;
@@ -46,7 +48,7 @@ impl Model for Static {
 }
 
 /// Names of the pool, `static` first.
-pub const POOL: [&str; 9] = [
+pub const POOL: [&str; 10] = [
     "static",
     "quantile-10s",
     "quantile-60s",
@@ -56,6 +58,7 @@ pub const POOL: [&str; 9] = [
     "decaying-max",
     "markov",
     "renewal",
+    "ar-rls",
 ];
 
 /// Policies that are no part of the pool, for `--predict` and `trace replay`.
@@ -75,6 +78,7 @@ pub fn by_name(name: &str, ticks_per_second: u32, static_bytes: u64) -> Option<B
         "decaying-max" => Box::new(DecayingMax::default()),
         "markov" => Box::new(Context::new()),
         "renewal" => Box::new(Renewal::new()),
+        "ar-rls" => Box::new(ArRls::new(second)),
         "seed-literal" => Box::new(Seed::new(SeedForm::Literal)),
         "seed" => Box::new(Seed::new(SeedForm::Fixed)),
         "ewma2" => Box::new(Seed::new(SeedForm::TwiceEwma)),
