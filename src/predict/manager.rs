@@ -103,6 +103,16 @@ impl PredictiveLogManager {
         self.births.set_parent(program, parent);
     }
 
+    /// What models learned that is worth keeping, by their names.
+    pub fn weights(&self) -> Vec<(String, Vec<u8>)> {
+        self.panel.weights()
+    }
+
+    /// Gives models back what `weights` kept. Returns how many took it; others start anew.
+    pub fn restore_weights(&mut self, kept: &[(String, Vec<u8>)]) -> usize {
+        self.panel.restore_weights(kept)
+    }
+
     /// Scores of what was forecast since the last call.
     pub fn take_scored(&mut self) -> Scored {
         self.panel.take_scored()

@@ -40,4 +40,12 @@ pub trait Model: Send {
     fn observe(&mut self, tick: &TickFeatures);
     /// The distribution of the bytes of the horizon that starts now.
     fn forecast(&mut self) -> Distribution;
+    /// What it learned, as bytes to be kept; `None` for one that starts anew each time.
+    fn weights(&self) -> Option<Vec<u8>> {
+        None
+    }
+    /// Takes back what `weights` gave. False when it cannot be read or there is nothing to take.
+    fn restore(&mut self, _: &[u8]) -> bool {
+        false
+    }
 }

@@ -65,6 +65,21 @@ impl Panel {
         self.experts[expert].name()
     }
 
+    /// What experts learned that is worth keeping.
+    pub fn weights(&self) -> Vec<(String, Vec<u8>)> {
+        self.experts.iter().filter_map(|e| Some((e.name().to_string(), e.weights()?))).collect()
+    }
+
+    /// Gives it back; returns how many took it.
+    pub fn restore_weights(&mut self, kept: &[(String, Vec<u8>)]) -> usize {
+        let of = |name: &str| kept.iter().find(|k| k.0 == name).map(|k| &k.1[..]);
+        self.experts
+            .iter_mut()
+            .filter_map(|e| of(e.name()).map(|w| e.restore(w)))
+            .filter(|took| *took)
+            .count()
+    }
+
     /// Misses of the .99 quantile and the windows they were counted in.
     pub fn misses(&self) -> (u32, u32) {
         (self.misses.iter().filter(|m| **m).count() as u32, self.misses.len() as u32)

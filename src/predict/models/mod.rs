@@ -7,6 +7,7 @@ mod context;
 mod decaying_max;
 mod ewma;
 mod histogram;
+pub mod lstm;
 mod quantile;
 mod renewal;
 mod seed;
@@ -18,6 +19,7 @@ pub use context::Context;
 pub use decaying_max::DecayingMax;
 pub use ewma::Ewma;
 pub use histogram::{Histogram, Weight};
+pub use lstm::Lstm;
 pub use quantile::SlidingQuantile;
 pub use renewal::Renewal;
 pub use seed::{Seed, SeedForm};
@@ -48,7 +50,7 @@ impl Model for Static {
 }
 
 /// Names of the pool, `static` first.
-pub const POOL: [&str; 10] = [
+pub const POOL: [&str; 11] = [
     "static",
     "quantile-10s",
     "quantile-60s",
@@ -59,6 +61,7 @@ pub const POOL: [&str; 10] = [
     "markov",
     "renewal",
     "ar-rls",
+    "lstm",
 ];
 
 /// Policies that are no part of the pool, for `--predict` and `trace replay`.
@@ -79,6 +82,7 @@ pub fn by_name(name: &str, ticks_per_second: u32, static_bytes: u64) -> Option<B
         "markov" => Box::new(Context::new()),
         "renewal" => Box::new(Renewal::new()),
         "ar-rls" => Box::new(ArRls::new(second)),
+        "lstm" => Box::new(Lstm::new()),
         "seed-literal" => Box::new(Seed::new(SeedForm::Literal)),
         "seed" => Box::new(Seed::new(SeedForm::Fixed)),
         "ewma2" => Box::new(Seed::new(SeedForm::TwiceEwma)),
