@@ -51,7 +51,11 @@ impl PredictiveLogManager {
         let experts: Vec<_> = match &config.choice {
             Choice::Off if config.lean => model("static").into_iter().collect(),
             Choice::Model(name) if config.lean => ["static", name].into_iter().filter_map(model).collect(),
-            _ => models::POOL.iter().chain(&models::NAIVE).filter_map(|name| model(name)).collect(),
+            _ => {
+                let all = models::POOL.iter().chain(&models::NAIVE);
+                let kept = all.filter(|n| **n == "static" || !config.without.iter().any(|w| w == *n));
+                kept.filter_map(|name| model(name)).collect()
+            }
         };
         let candidates = experts.iter().filter(|e| models::POOL.contains(&e.name())).count();
         Self::with_experts(config, experts, candidates)

@@ -24,7 +24,7 @@ pub use birth::BirthHistogram;
 pub use config::{Choice, ManagerConfig};
 pub use distribution::{CLASSES, Distribution, Levels, class_high, class_low, class_of, class_value};
 pub use fallback::{Fallback, FallbackState, Health};
-pub use features::{FeatureTracker, TickFeatures};
+pub use features::{FeatureTracker, TickFeatures, TickSums};
 pub use forecast::{BirthLease, ClientForecast, Forecast, ProgramForecast};
 pub use leader::{FixedShare, Leader};
 pub use manager::PredictiveLogManager;

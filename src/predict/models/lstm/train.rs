@@ -1,7 +1,7 @@
 //! Training in many passes over a recording: what `trace train` does.
 
 use super::network::{self, State};
-use super::window::{input, scaled};
+use super::window::{Past, input, scaled};
 use super::{Lstm, TAUS};
 use crate::predict::TickFeatures;
 
@@ -26,7 +26,7 @@ pub fn train(series: &[TickFeatures], epochs: u32, mut progress: impl FnMut(Epoc
     let mut model = Lstm::new();
     for number in 1..=epochs.max(1) {
         // A pass in order renews the states that windows start from.
-        model.past = Default::default();
+        model.past = Past::bounded(usize::MAX);
         model.state = State::default();
         learned.iter().for_each(|tick| model.absorb(tick));
         let windows = model.past.windows();

@@ -44,8 +44,8 @@ pub fn input(tick: &TickFeatures) -> Input {
 }
 
 /// The ring.
-#[derive(Default)]
 pub struct Past {
+    limit: usize,
     inputs: VecDeque<Input>,
     /// Known one horizon later than inputs.
     wanted: VecDeque<f32>,
@@ -53,11 +53,23 @@ pub struct Past {
     seen: u64,
 }
 
+impl Default for Past {
+    fn default() -> Self {
+        Self::bounded(TICKS)
+    }
+}
+
 impl Past {
+    /// Of so many ticks.
+    pub fn bounded(limit: usize) -> Self {
+        let (inputs, wanted, states) = Default::default();
+        Past { limit, inputs, wanted, states, seen: 0 }
+    }
+
     /// Adds a tick and the state before it.
     pub fn push(&mut self, x: Input, before: &State) {
         if self.seen.is_multiple_of(STRIDE as u64) {
-            if self.inputs.len() >= TICKS {
+            if self.inputs.len() >= self.limit {
                 self.inputs.drain(..STRIDE);
                 self.wanted.drain(..STRIDE.min(self.wanted.len()));
                 self.states.pop_front();
