@@ -2,6 +2,7 @@
 //! the naive policies kept for comparison.
 
 mod arrls;
+mod blend;
 mod conformal;
 mod context;
 mod decaying_max;
@@ -11,9 +12,11 @@ pub mod lstm;
 mod quantile;
 mod renewal;
 mod seed;
+mod sequence;
 mod tsb;
 
 pub use arrls::ArRls;
+pub use blend::Blend;
 pub use conformal::Conformal;
 pub use context::Context;
 pub use decaying_max::DecayingMax;
@@ -23,6 +26,7 @@ pub use lstm::Lstm;
 pub use quantile::SlidingQuantile;
 pub use renewal::Renewal;
 pub use seed::{Seed, SeedForm};
+pub use sequence::Sequence;
 pub use tsb::Tsb;
 
 use super::{Distribution, Model, TickFeatures};
@@ -50,7 +54,7 @@ impl Model for Static {
 }
 
 /// Names of the pool, `static` first.
-pub const POOL: [&str; 11] = [
+pub const POOL: [&str; 13] = [
     "static",
     "quantile-10s",
     "quantile-60s",
@@ -62,6 +66,8 @@ pub const POOL: [&str; 11] = [
     "renewal",
     "ar-rls",
     "lstm",
+    "sequence",
+    "blend",
 ];
 
 /// Policies that are no part of the pool, for `--predict` and `trace replay`.
@@ -83,6 +89,8 @@ pub fn by_name(name: &str, ticks_per_second: u32, static_bytes: u64) -> Option<B
         "renewal" => Box::new(Renewal::new()),
         "ar-rls" => Box::new(ArRls::new(second)),
         "lstm" => Box::new(Lstm::new()),
+        "sequence" => Box::new(Sequence::new()),
+        "blend" => Box::new(Blend::new(second)),
         "seed-literal" => Box::new(Seed::new(SeedForm::Literal)),
         "seed" => Box::new(Seed::new(SeedForm::Fixed)),
         "ewma2" => Box::new(Seed::new(SeedForm::TwiceEwma)),
