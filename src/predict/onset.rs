@@ -65,9 +65,9 @@ mod tests {
         assert_eq!(o.observe(&[(a, 5, 1), (b, 1, 1)]), Onset { program: 8, before: 5, ticks: 0 });
         // Both go on: no start.
         assert_eq!(o.observe(&[(a, 5, 1), (b, 1, 1)]), Onset { program: 8, before: 5, ticks: 1 });
-        (0..30).for_each(|_| drop(o.observe(&[(b, 1, 1)])));
+        (0..30).for_each(|_| _ = o.observe(&[(b, 1, 1)]));
         assert_eq!(o.observe(&[(a, 5, 1), (b, 9, 1)]), Onset { program: 5, before: 8, ticks: 0 });
-        (0..9000).for_each(|n| drop(o.observe(&[(ProgramId(n), 1, 1)])));
+        (0..9000).for_each(|n| _ = o.observe(&[(ProgramId(n), 1, 1)]));
         assert!(o.last_wrote.len() <= PROGRAMS_MAX + 1);
     }
 }

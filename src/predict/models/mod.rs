@@ -21,7 +21,7 @@ pub use conformal::Conformal;
 pub use context::Context;
 pub use decaying_max::DecayingMax;
 pub use ewma::Ewma;
-pub use histogram::{Histogram, Weight};
+pub use histogram::{Histogram, Weight, doubt};
 pub use lstm::Lstm;
 pub use quantile::SlidingQuantile;
 pub use renewal::Renewal;
@@ -54,9 +54,8 @@ impl Model for Static {
 }
 
 /// Names of the pool, `static` first.
-pub const POOL: [&str; 13] = [
+pub const POOL: [&str; 12] = [
     "static",
-    "quantile-10s",
     "quantile-60s",
     "ewma-fast",
     "ewma-slow",
@@ -71,7 +70,7 @@ pub const POOL: [&str; 13] = [
 ];
 
 /// Policies that are no part of the pool, for `--predict` and `trace replay`.
-pub const NAIVE: [&str; 3] = ["seed-literal", "seed", "ewma2"];
+pub const NAIVE: [&str; 4] = ["quantile-10s", "seed-literal", "seed", "ewma2"];
 
 /// The model of a name. `ticks_per_second` is one second over the tick interval; `static_bytes` what
 /// static sizing holds ready.

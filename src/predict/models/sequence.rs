@@ -1,7 +1,7 @@
 //! "sequence": the histogram of what followed at this time since this program began to write. Knows what a
 //! program does once it started, and what starts after it, where jobs run one after another.
 
-use super::{Histogram, Weight};
+use super::{Histogram, Weight, doubt};
 use crate::predict::{CLASSES, Distribution, Levels, Model, TickFeatures, class_of};
 use std::collections::{HashMap, VecDeque};
 
@@ -20,6 +20,7 @@ pub struct Sequence {
     pending: VecDeque<[Key; LEVELS]>,
     weight: Weight,
     levels: Levels,
+    doubt: f32,
 }
 
 impl Default for Sequence {
@@ -36,6 +37,7 @@ impl Sequence {
             pending: VecDeque::new(),
             weight: Weight::with_half_life(HALF_LIFE_TICKS),
             levels: Levels::default(),
+            doubt: 1.0,
         }
     }
 
@@ -88,6 +90,7 @@ impl Model for Sequence {
                 self.make_room();
             }
         }
+        self.doubt = doubt(tick.horizon_ticks);
         self.pending.push_back(situation(tick));
     }
 
@@ -97,7 +100,7 @@ impl Model for Sequence {
         probs[0] = 1.0;
         for (key, strength) in keys.iter().zip(STRENGTH) {
             if let Some(h) = self.tables.get(key) {
-                h.blend(&mut probs, strength * self.weight.now());
+                h.blend(&mut probs, strength * self.doubt * self.weight.now());
             }
         }
         Distribution::from_weights_at(&probs, &self.levels)
