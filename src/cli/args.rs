@@ -278,6 +278,23 @@ pub enum TraceVerb {
     Record { mountpoint: PathBuf, file: PathBuf },
     /// Run policies over a trace (CSV: t_us,pid,comm,bytes) and compare them
     Replay(ReplayArgs),
+    /// Train the LSTM on a trace and keep its weights
+    Train(TrainArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The trace
+    pub file: PathBuf,
+    /// Passes over its first two thirds; the last third only judges
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub epochs: u32,
+    /// Where the weights go
+    #[arg(short, long, value_name = "WEIGHTS")]
+    pub output: PathBuf,
+    /// How far ahead it forecasts
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = units::duration)]
+    pub horizon: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -287,6 +304,12 @@ pub struct ReplayArgs {
     /// Only these policies [default: all]
     #[arg(long, value_name = "P", num_args = 1.., value_delimiter = ',')]
     pub policy: Vec<String>,
+    /// Leave these models out of the leader's pool
+    #[arg(long, value_name = "MODEL", num_args = 1.., value_delimiter = ',')]
+    pub without: Vec<String>,
+    /// Start the LSTM from weights that `trace train` kept
+    #[arg(long, value_name = "WEIGHTS")]
+    pub weights: Option<PathBuf>,
     /// The report as JSON, version 1
     #[arg(long)]
     pub json: bool,

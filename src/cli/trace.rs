@@ -1,9 +1,9 @@
 //! `forelog trace`.
 
-use super::args::{ReplayArgs, TraceArgs, TraceVerb};
+use super::args::{ReplayArgs, TraceArgs, TraceVerb, TrainArgs};
 use super::options::suggestion;
 use super::output;
-use crate::control::{Engine, Replay, Verdict};
+use crate::control::{Engine, Replay, Train, Verdict};
 
 /// Runs the verb.
 pub fn run(args: &TraceArgs, engine: &dyn Engine) -> Verdict {
@@ -13,7 +13,20 @@ pub fn run(args: &TraceArgs, engine: &dyn Engine) -> Verdict {
             mountpoint.display()
         )),
         TraceVerb::Replay(args) => replay(args, engine),
+        TraceVerb::Train(args) => train(args, engine),
     }
+}
+
+fn train(args: &TrainArgs, engine: &dyn Engine) -> Verdict {
+    let train = Train {
+        file: args.file.clone(),
+        weights: args.output.clone(),
+        epochs: args.epochs,
+        horizon: args.horizon,
+    };
+    // A pipe that closed early ends the lines, not the training.
+    let said = engine.train(&train, &mut |line| drop(output::print(&output::line(line))));
+    said.map_or_else(Verdict::refused, |report| output::print(&output::line(report)))
 }
 
 fn replay(args: &ReplayArgs, engine: &dyn Engine) -> Verdict {
@@ -28,6 +41,8 @@ fn replay(args: &ReplayArgs, engine: &dyn Engine) -> Verdict {
         horizon: args.horizon,
         alloc_ms: args.alloc_ms,
         alloc_ms_per_mib: args.alloc_ms_per_mib,
+        without: args.without.clone(),
+        weights: args.weights.clone(),
         json: args.json,
     };
     match engine.replay(&replay) {

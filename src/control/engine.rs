@@ -38,8 +38,23 @@ pub struct Replay {
     pub alloc_ms: f64,
     /// Assumed further cost for each MiB in ms.
     pub alloc_ms_per_mib: f64,
+    /// Models left out of the leader's pool.
+    pub without: Vec<String>,
+    /// Weights the LSTM starts from.
+    pub weights: Option<PathBuf>,
     /// JSON instead of a table.
     pub json: bool,
+}
+
+/// A training of the LSTM on a recorded trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Train {
+    pub file: PathBuf,
+    /// The file the weights are written to.
+    pub weights: PathBuf,
+    pub epochs: u32,
+    /// How far ahead it forecasts.
+    pub horizon: Duration,
 }
 
 /// The engine behind the verbs. Every message is one line: what failed, on which path, why, what to do.
@@ -59,4 +74,7 @@ pub trait Engine {
 
     /// Replays a trace: the report as text or JSON.
     fn replay(&self, replay: &Replay) -> Result<String, String>;
+
+    /// Trains on a trace and writes the weights; `progress` gets a line an epoch. Returns the last line.
+    fn train(&self, train: &Train, progress: &mut dyn FnMut(String)) -> Result<String, String>;
 }

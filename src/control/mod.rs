@@ -10,7 +10,7 @@ pub mod render;
 pub mod server;
 pub mod status;
 
-pub use engine::{Abilities, Engine, Replay};
+pub use engine::{Abilities, Engine, Replay, Train};
 pub use protocol::{Progress, Verdict};
 pub use server::{ControlTarget, Server};
 pub use status::Status;

@@ -2,7 +2,7 @@
 
 use super::{inspect, run};
 use crate::config::Config;
-use crate::control::{Abilities, Engine, Replay, Verdict};
+use crate::control::{Abilities, Engine, Replay, Train, Verdict};
 use crate::sys::daemon::Ready;
 use std::io::Write;
 use std::path::Path;
@@ -40,5 +40,9 @@ impl Engine for ForelogEngine {
 
     fn replay(&self, r: &Replay) -> Result<String, String> {
         super::replayed::run(r)
+    }
+
+    fn train(&self, t: &Train, progress: &mut dyn FnMut(String)) -> Result<String, String> {
+        super::replayed::train(t, progress)
     }
 }

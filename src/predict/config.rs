@@ -46,6 +46,8 @@ pub struct ManagerConfig {
     pub choice: Choice,
     /// Run only the chosen model beside static; for comparisons, as no switch is possible then.
     pub lean: bool,
+    /// Models left out of the pool; for comparisons.
+    pub without: Vec<String>,
     /// Fall back to static when the forecast is not to be trusted.
     pub guarded: bool,
 }
@@ -59,6 +61,7 @@ impl Default for ManagerConfig {
             static_bytes: 6 << 20,
             choice: Choice::Auto,
             lean: false,
+            without: Vec::new(),
             guarded: true,
         }
     }

@@ -26,6 +26,7 @@ pub struct PredictiveLogManager {
     config: ManagerConfig,
     pattern: Pattern,
     tracker: FeatureTracker,
+    onsets: Onsets,
     panel: Panel,
     fallback: FallbackState,
     health: Health,
@@ -51,7 +52,11 @@ impl PredictiveLogManager {
         let experts: Vec<_> = match &config.choice {
             Choice::Off if config.lean => model("static").into_iter().collect(),
             Choice::Model(name) if config.lean => ["static", name].into_iter().filter_map(model).collect(),
-            _ => models::POOL.iter().chain(&models::NAIVE).filter_map(|name| model(name)).collect(),
+            _ => {
+                let all = models::POOL.iter().chain(&models::NAIVE);
+                let kept = all.filter(|n| **n == "static" || !config.without.iter().any(|w| w == *n));
+                kept.filter_map(|name| model(name)).collect()
+            }
         };
         let candidates = experts.iter().filter(|e| models::POOL.contains(&e.name())).count();
         Self::with_experts(config, experts, candidates)
@@ -70,6 +75,7 @@ impl PredictiveLogManager {
         PredictiveLogManager {
             pattern: Pattern::default(),
             tracker: FeatureTracker::new(horizon),
+            onsets: Onsets::default(),
             panel: Panel::new(experts, candidates, horizon, config.interval_ns),
             fallback: FallbackState::new(0),
             health: Health::default(),
@@ -101,6 +107,16 @@ impl PredictiveLogManager {
     /// `program` was started by `parent`: births back off to it.
     pub fn set_parent(&mut self, program: ProgramId, parent: ProgramId) {
         self.births.set_parent(program, parent);
+    }
+
+    /// What models learned that is worth keeping, by their names.
+    pub fn weights(&self) -> Vec<(String, Vec<u8>)> {
+        self.panel.weights()
+    }
+
+    /// Gives models back what `weights` kept. Returns how many took it; others start anew.
+    pub fn restore_weights(&mut self, kept: &[(String, Vec<u8>)]) -> usize {
+        self.panel.restore_weights(kept)
     }
 
     /// Scores of what was forecast since the last call.
@@ -210,7 +226,8 @@ impl PredictiveLogManager {
     }
 
     fn one_tick(&mut self, tick: &Tick) -> (TickFeatures, Chosen) {
-        let features = self.tracker.push(tick.sums);
+        let onset = self.onsets.observe(&tick.programs);
+        let features = TickFeatures { onset, ..self.tracker.push(tick.sums) };
         let seasoned = self.health.seasoned();
         let chosen = self.panel.step(&features, &self.config.choice, seasoned);
         self.health.history_ns += self.config.interval_ns;

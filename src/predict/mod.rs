@@ -16,6 +16,7 @@ mod leader;
 mod manager;
 mod mixture;
 pub mod models;
+mod onset;
 mod panel;
 mod score;
 mod tick;
@@ -24,11 +25,12 @@ pub use birth::BirthHistogram;
 pub use config::{Choice, ManagerConfig};
 pub use distribution::{CLASSES, Distribution, Levels, class_high, class_low, class_of, class_value};
 pub use fallback::{Fallback, FallbackState, Health};
-pub use features::{FeatureTracker, TickFeatures};
+pub use features::{FeatureTracker, TickFeatures, TickSums};
 pub use forecast::{BirthLease, ClientForecast, Forecast, ProgramForecast};
 pub use leader::{FixedShare, Leader};
 pub use manager::PredictiveLogManager;
 pub use mixture::ClientMixture;
+pub use onset::{Onset, Onsets};
 pub use score::{Expert, Judge, Scored, pinball};
 
 /// A forecaster of the bytes of the next horizon. It sees every tick once and is then asked once.
@@ -40,4 +42,12 @@ pub trait Model: Send {
     fn observe(&mut self, tick: &TickFeatures);
     /// The distribution of the bytes of the horizon that starts now.
     fn forecast(&mut self) -> Distribution;
+    /// What it learned, as bytes to be kept; `None` for one that starts anew each time.
+    fn weights(&self) -> Option<Vec<u8>> {
+        None
+    }
+    /// Takes back what `weights` gave. False when it cannot be read or there is nothing to take.
+    fn restore(&mut self, _: &[u8]) -> bool {
+        false
+    }
 }

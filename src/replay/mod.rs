@@ -10,7 +10,7 @@ mod trace;
 pub use policy::{Policy, all_policies};
 pub use pool::{SimPool, Tally};
 pub use report::{PolicyReport, ReplayReport, TraceReport};
-pub use run::{ReplayOptions, replay};
+pub use run::{ReplayOptions, replay, series};
 pub use trace::Trace;
 
 #[cfg(test)]

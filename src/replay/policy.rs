@@ -49,8 +49,9 @@ impl Policy {
             choice: Choice::Off,
             lean: true,
             guarded: false,
+            without: options.without.clone(),
         };
-        let manager = if STATIC.iter().any(|s| s.0 == name) {
+        let mut manager = if STATIC.iter().any(|s| s.0 == name) {
             PredictiveLogManager::new(config)
         } else if name == "oracle" {
             let ticks = config.ticks(config.horizon_ns) as usize;
@@ -67,6 +68,8 @@ impl Policy {
             config.guarded = !matches!(config.choice, Choice::Model(_));
             PredictiveLogManager::new(config)
         };
+        // Only those that run a model with weights take them.
+        manager.restore_weights(&options.weights);
         Ok(Policy { name: name.into(), limits, manager })
     }
 }

@@ -4,7 +4,7 @@ use super::policy::{Policy, all_policies};
 use super::pool::{SimPool, Tally};
 use super::report::{PolicyReport, ReplayReport, TraceReport};
 use super::trace::Trace;
-use crate::predict::{Forecast, Scored};
+use crate::predict::{FeatureTracker, Forecast, ManagerConfig, Scored, TickFeatures, TickSums};
 use crate::segmenter::{Costs, Limits, Segmenter};
 use crate::sys::clock::Clock;
 
@@ -24,6 +24,10 @@ pub struct ReplayOptions {
     pub limits: Limits,
     /// Empty for all.
     pub policies: Vec<String>,
+    /// Models left out of the pool that `leader` and `fixed-share` choose from.
+    pub without: Vec<String>,
+    /// What models start from, by their names.
+    pub weights: Vec<(String, Vec<u8>)>,
 }
 
 impl Default for ReplayOptions {
@@ -36,8 +40,32 @@ impl Default for ReplayOptions {
             alloc_ms_per_mib: 1.0,
             limits: Limits { clients_max: 0, ..Limits::default() },
             policies: Vec::new(),
+            without: Vec::new(),
+            weights: Vec::new(),
         }
     }
+}
+
+/// The ticks of a trace as models see them. Fails on a trace that is too long.
+pub fn series(trace: &Trace, options: &ReplayOptions) -> Result<Vec<TickFeatures>, String> {
+    let interval_ns = options.interval_ns.max(1_000_000);
+    let config = ManagerConfig { interval_ns, ..ManagerConfig::default() };
+    let mut tracker = FeatureTracker::new(config.ticks(options.horizon_ns));
+    let mut sums = vec![TickSums::default(); ticks_of(trace, interval_ns)? as usize];
+    for s in &trace.samples {
+        let sum = &mut sums[(s.at_ns / interval_ns) as usize];
+        sum.bytes += s.bytes as u64;
+        sum.requests += s.is_write() as u64;
+    }
+    Ok(sums.into_iter().map(|s| tracker.push(s)).collect())
+}
+
+fn ticks_of(trace: &Trace, interval_ns: u64) -> Result<u64, String> {
+    let ticks = trace.samples.last().map_or(0, |s| s.at_ns / interval_ns) + 1;
+    if ticks > TICKS_MAX {
+        return Err(format!("the trace spans {:.0} s, at most two days can be played", trace.seconds()));
+    }
+    Ok(ticks)
 }
 
 /// What one policy came to on the last half of the trace.
@@ -53,10 +81,7 @@ struct Outcome {
 /// policy or a trace that is too long.
 pub fn replay(trace: &Trace, options: &ReplayOptions, clock: &dyn Clock) -> Result<ReplayReport, String> {
     let interval_ns = options.interval_ns.max(1_000_000);
-    let ticks = trace.samples.last().map_or(0, |s| s.at_ns / interval_ns) + 1;
-    if ticks > TICKS_MAX {
-        return Err(format!("the trace spans {:.0} s, at most two days can be played", trace.seconds()));
-    }
+    let ticks = ticks_of(trace, interval_ns)?;
     let mut outcomes = vec![0u64; ticks as usize];
     trace.samples.iter().for_each(|s| outcomes[(s.at_ns / interval_ns) as usize] += s.bytes as u64);
     let all = all_policies();
