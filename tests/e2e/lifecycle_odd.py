@@ -1,9 +1,11 @@
 """Ends and beginnings that are rarer: an older version's log, a log that was moved, many mounts at once, clocks that jump, a mount
 point that a dead gateway left, a boot at which the backing is not there yet."""
+import fcntl
 import glob
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 
@@ -224,4 +226,56 @@ def boot_order(s):
     s.check(r.returncode == 2 and time.monotonic() - t < 10, "and another backing for the same log is refused", r.stderr)
 
 
-STEPS = (upgrade, newer, moved, racers, clocks, left_mount, by_fusermount, boot_order)
+def log_lost(s):
+    """The log's disk dies under load and never comes back: the backing has each file whole, at a version it once had, not older than what
+    was due to be stored by then."""
+    disk = s.loop_fs("logdisk", 300)
+    if not disk:
+        s.check(False, "a filesystem for the log can be made")
+        return
+    g = s.gateway("lost", "--writeback-age", "1s", "--seal-after", "500ms")
+    g.log = disk + "/log"
+    g.mount()
+    journal = s.scratch + "/lost-journal"
+
+    def version(k, n):
+        return f"{k}:{n}:".encode() + bytes([n % 251]) * (20_000 + (n * 7919) % 60_000)
+
+    def load():
+        with open(journal, "a", buffering=1) as j:
+            for n in range(1, 100_000):
+                for k in range(8):
+                    try:
+                        if k % 2:
+                            put(g.path(f"f{k}.tmp"), version(k, n))
+                            os.rename(g.path(f"f{k}.tmp"), g.path(f"f{k}"))
+                        else:
+                            put(g.path(f"f{k}"), version(k, n))
+                    except OSError:
+                        return 0
+                    j.write(f"{k} {n} {time.monotonic()}\n")
+                time.sleep(0.02)
+    load = s.spawn(load)
+    time.sleep(6)
+    fd = os.open(disk, os.O_RDONLY)
+    fcntl.ioctl(fd, 0x8004587D, struct.pack("I", 2))  # EXT4_IOC_SHUTDOWN, without a flush
+    os.close(fd)
+    died = time.monotonic()
+    time.sleep(3)
+    g.finish_kill(pids_naming(g.log))
+    load.kill()
+    g.detach()
+    done = [(int(k), int(n), float(t)) for k, n, t in (x.split() for x in open(journal) if x.endswith("\n"))]
+    bad = []
+    for k in range(8):
+        b = get(f"{g.backing}/f{k}")
+        n = int(b.split(b":")[1]) if b.count(b":") >= 2 else -1
+        due = max((v for j, v, t in done if j == k and t < died - 1 - 3), default=0)  # age, and what a machine may be late
+        if b != version(k, n):
+            bad.append(f"f{k}: {len(b)} bytes that are no version as a whole")
+        elif n < due:
+            bad.append(f"f{k}: version {n}, but {due} was due")
+    s.check(not bad and done, f"the log's disk is lost: 8 files, {len(done)} versions written, each whole in the backing and not too old", bad)
+
+
+STEPS = (upgrade, newer, moved, racers, clocks, left_mount, by_fusermount, boot_order, log_lost)
