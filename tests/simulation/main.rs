@@ -106,3 +106,35 @@ fn every_crash_recovers_all_that_was_acknowledged() {
     }
     assert!(failed.is_empty(), "{} seeds fail: {failed:?}", failed.len());
 }
+
+/// A backing that is down for two days, with a death in the middle; then it is back and gets everything.
+#[test]
+fn a_backing_that_is_down_for_days_gets_everything_in_the_end() {
+    logging();
+    for seed in seeds_of("FORELOG_OUTAGES", 0..20) {
+        let mut w = World::new(seed);
+        let days = |w: &mut World| -> Result<(), String> {
+            w.mount()?;
+            w.act(20)?;
+            w.write_back(true)?;
+            w.act(10)?;
+            w.outage(24)?;
+            if w.oldest_dirty_seconds()? < 23 * 3600 {
+                return Err("the age of the backlog is not told".into());
+            }
+            w.crash()?;
+            w.mount()?;
+            w.verify()?;
+            w.outage(24)?;
+            if w.oldest_dirty_seconds()? < 47 * 3600 {
+                return Err("the age of the backlog did not outlive a death".into());
+            }
+            w.verify()?;
+            w.unmount()
+        };
+        if let Err(e) = days(&mut w) {
+            panic!("seed {seed}: {e}");
+        }
+        w.history();
+    }
+}

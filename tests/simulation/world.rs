@@ -175,6 +175,28 @@ impl World {
         }
     }
 
+    /// The backing refuses every call for `hours`, while programs go on and the writeback goes on trying.
+    pub fn outage(&mut self, hours: u64) -> Result<(), String> {
+        let before = (self.visits, self.failures);
+        (self.visits, self.failures) = (0, 100);
+        for _ in 0..hours {
+            self.clock.advance(Duration::from_secs(3600));
+            let n = self.dice.below(4);
+            self.act(n)?;
+            self.write_back(self.dice.chance(50))?;
+            self.verify()?;
+        }
+        (self.visits, self.failures) = before;
+        Ok(())
+    }
+
+    /// Seconds since the oldest change that the backing does not have.
+    pub fn oldest_dirty_seconds(&mut self) -> Result<i64, String> {
+        let now = self.clock.wall_ns();
+        let oldest = self.running()?.volume.dirty.oldest_ns();
+        Ok(oldest.map_or(0, |t| (now - t) / 1_000_000_000))
+    }
+
     /// The machine dies somewhere in the next calls of a writeback step. What is in the log stays.
     pub fn crash(&mut self) -> Result<(), String> {
         let calls = self.dice.below(60);
