@@ -338,7 +338,7 @@ mod tests {
             let mut bytes = whole.clone();
             let end = put(&mut bytes, RECORDS_AT, 2, 20, &data);
             put(&mut bytes, end, 2, 21, &[1; 10]);
-            bytes[RECORDS_AT + 9] ^= 1;
+            bytes[RECORDS_AT + 9] ^= 0xff;
             if header_lost {
                 bytes[..SegmentHeader { id: ID, generation: 2, size: 0, log: 0, version: 0 }.encode().len()]
                     .fill(0);

@@ -183,7 +183,8 @@ impl World {
             self.clock.advance(Duration::from_secs(3600));
             let n = self.dice.below(4);
             self.act(n)?;
-            self.write_back(self.dice.chance(50))?;
+            let drain = self.dice.chance(50);
+            self.write_back(drain)?;
             self.verify()?;
         }
         (self.visits, self.failures) = before;
