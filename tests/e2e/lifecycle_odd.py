@@ -56,14 +56,15 @@ def newer(s):
     put(g.path("f"), b"x" * 1000, True)
     g.kill9()
     g.detach()
-    for name, at in ((sorted(glob.glob(g.log + "/checkpoint"))[0], 8),):
+    files = sorted(glob.glob(g.log + "/checkpoint*"))
+    for name in files:
         with open(name, "r+b") as f:
-            f.seek(at)
+            f.seek(8)
             f.write(bytes([99]))
-        before = get(name)
-        r = g.mount(must=False)
-        s.check(r.returncode == 2 and "newer" in r.stderr and "panicked" not in r.stderr and get(name) == before,
-                "a newer version's log is refused by name and left as it is", f"exit {r.returncode}: {r.stderr}")
+    before = [get(name) for name in files]
+    r = g.mount(must=False)
+    s.check(r.returncode == 2 and "newer" in r.stderr and "panicked" not in r.stderr and [get(name) for name in files] == before,
+            "a newer version's log is refused by name and left as it is", f"exit {r.returncode}: {r.stderr}")
     if g.mounted():
         g.umount()
 
