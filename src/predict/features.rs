@@ -1,5 +1,6 @@
 //! What a finished tick looks like to the models, computed once for all of them.
 
+use super::Onset;
 use std::collections::VecDeque;
 
 /// One finished tick and its recent past.
@@ -26,6 +27,8 @@ pub struct TickFeatures {
     /// Ticks since the last write (0: this one wrote), and ticks in a row that wrote.
     pub idle_ticks: u32,
     pub run_ticks: u32,
+    /// The program that started to write last.
+    pub onset: Onset,
     /// Mean bytes of a request over the last minute or so.
     pub mean_request_bytes: f64,
 }

@@ -26,6 +26,7 @@ pub struct PredictiveLogManager {
     config: ManagerConfig,
     pattern: Pattern,
     tracker: FeatureTracker,
+    onsets: Onsets,
     panel: Panel,
     fallback: FallbackState,
     health: Health,
@@ -74,6 +75,7 @@ impl PredictiveLogManager {
         PredictiveLogManager {
             pattern: Pattern::default(),
             tracker: FeatureTracker::new(horizon),
+            onsets: Onsets::default(),
             panel: Panel::new(experts, candidates, horizon, config.interval_ns),
             fallback: FallbackState::new(0),
             health: Health::default(),
@@ -224,7 +226,8 @@ impl PredictiveLogManager {
     }
 
     fn one_tick(&mut self, tick: &Tick) -> (TickFeatures, Chosen) {
-        let features = self.tracker.push(tick.sums);
+        let onset = self.onsets.observe(&tick.programs);
+        let features = TickFeatures { onset, ..self.tracker.push(tick.sums) };
         let seasoned = self.health.seasoned();
         let chosen = self.panel.step(&features, &self.config.choice, seasoned);
         self.health.history_ns += self.config.interval_ns;

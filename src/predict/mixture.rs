@@ -1,15 +1,16 @@
-//! Who writes next: a distribution over programs for the bytes of the next horizon. Five simple views
-//! (fast and slow shares, the last horizon, what followed this program, what followed this pair of
-//! programs) are mixed by how well each did, and scored in nats.
+//! Who writes next: a distribution over programs for the bytes of the next horizon. Seven simple views
+//! (fast and slow shares, the last horizon, what followed this program, this pair of programs, this program and
+//! so much silence, and this very set of programs) are mixed by how well each did, and scored in nats.
 
 use crate::types::ProgramId;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 
 /// Slots for programs; slot 0 is everyone else.
 const SLOTS: usize = 33;
-const VIEWS: usize = 5;
+const VIEWS: usize = 7;
 /// Mass every view keeps for any program.
-const SMOOTHING: f32 = 0.03;
+const SMOOTHING: f32 = 0.015;
 /// What followed is forgotten with a half-life of about ten minutes of activity.
 const FADE: f32 = 0.9999;
 const RATE: f32 = 0.15;
@@ -22,6 +23,8 @@ struct Pending {
     views: [Shares; VIEWS],
     mixed: Shares,
     key: (usize, usize),
+    quiet: (usize, u32),
+    set: u64,
 }
 
 /// The mixture. `PENDING` forecasts wait for their horizon to end.
@@ -35,7 +38,10 @@ pub struct ClientMixture {
     slow: Shares,
     after_one: HashMap<usize, Shares>,
     after_pair: HashMap<(usize, usize), Shares>,
+    after_quiet: HashMap<(usize, u32), Shares>,
+    after_set: HashMap<u64, Shares>,
     last: (usize, usize),
+    quiet_ticks: u32,
     weights: [f32; VIEWS],
     pending: VecDeque<Pending>,
     mixed: Shares,
@@ -57,7 +63,10 @@ impl ClientMixture {
             slow: [0.0; SLOTS],
             after_one: HashMap::new(),
             after_pair: HashMap::new(),
+            after_quiet: HashMap::new(),
+            after_set: HashMap::new(),
             last: (0, 0),
+            quiet_ticks: 0,
             weights: [1.0 / VIEWS as f32; VIEWS],
             pending: VecDeque::new(),
             mixed: [0.0; SLOTS],
@@ -96,6 +105,7 @@ impl ClientMixture {
 
     fn slide(&mut self, tick: Vec<(usize, f32)>) {
         let total: f32 = tick.iter().map(|t| t.1).sum();
+        self.quiet_ticks = if total > 0.0 { 0 } else { self.quiet_ticks.saturating_add(1) };
         if total > 0.0 {
             for (shares, step) in [(&mut self.fast, 0.3), (&mut self.slow, 0.03)] {
                 shares.iter_mut().for_each(|s| *s *= 1.0 - step);
@@ -142,21 +152,27 @@ impl ClientMixture {
         }
         let sum: f32 = self.weights.iter().sum();
         self.weights.iter_mut().for_each(|w| *w = (1.0 - SHARE) * *w / sum + SHARE / VIEWS as f32);
-        if self.after_pair.len() >= PAIRS_MAX && !self.after_pair.contains_key(&then.key) {
-            self.after_pair.clear();
-        }
-        learn(self.after_one.entry(then.key.0).or_insert([0.0; SLOTS]), &outcome);
-        learn(self.after_pair.entry(then.key).or_insert([0.0; SLOTS]), &outcome);
+        learn(&mut self.after_one, then.key.0, &outcome);
+        learn(&mut self.after_pair, then.key, &outcome);
+        learn(&mut self.after_quiet, then.quiet, &outcome);
+        learn(&mut self.after_set, then.set, &outcome);
     }
 
     fn predict(&mut self) {
         let window: Shares = std::array::from_fn(|s| self.window[s] as f32);
         let one = self.after_one.get(&self.last.0).unwrap_or(&self.slow);
         let pair = self.after_pair.get(&self.last).unwrap_or(one);
+        let quiet_key = (self.last.0, (self.quiet_ticks + 1).ilog2());
+        let quiet = self.after_quiet.get(&quiet_key).unwrap_or(one);
+        // Slots are few: a bit each.
+        let set_key = (0..SLOTS).filter(|s| self.window[*s] > 0.0).fold(0u64, |set, s| set | 1 << s);
+        let set = self.after_set.get(&set_key).unwrap_or(one);
         let known = self.slots.len() as f32 + 1.0;
-        let views = [&self.fast, &self.slow, &window, one, pair].map(|view| self.smoothed(view, known));
+        let views =
+            [&self.fast, &self.slow, &window, one, pair, quiet, set].map(|view| self.smoothed(view, known));
         self.mixed = std::array::from_fn(|s| (0..VIEWS).map(|v| self.weights[v] * views[v][s]).sum());
-        self.pending.push_back(Pending { views, mixed: self.mixed, key: self.last });
+        let (mixed, key) = (self.mixed, self.last);
+        self.pending.push_back(Pending { views, mixed, key, quiet: quiet_key, set: set_key });
     }
 
     fn smoothed(&self, view: &Shares, known: f32) -> Shares {
@@ -192,14 +208,20 @@ impl ClientMixture {
         (self.fast[slot], self.slow[slot], self.window[slot]) = (0.0, 0.0, 0.0);
         self.after_one.remove(&slot);
         self.after_pair.retain(|k, _| k.0 != slot && k.1 != slot);
-        for shares in self.after_one.values_mut().chain(self.after_pair.values_mut()) {
+        self.after_quiet.retain(|k, _| k.0 != slot);
+        self.after_set.retain(|k, _| k >> slot & 1 == 0);
+        let tables = self.after_one.values_mut().chain(self.after_pair.values_mut());
+        for shares in tables.chain(self.after_quiet.values_mut()).chain(self.after_set.values_mut()) {
             shares[slot] = 0.0;
         }
     }
 }
 
-fn learn(shares: &mut Shares, outcome: &Shares) {
-    shares.iter_mut().zip(outcome).for_each(|(s, o)| *s = *s * FADE + o);
+fn learn<K: Eq + Hash>(table: &mut HashMap<K, Shares>, key: K, outcome: &Shares) {
+    if table.len() >= PAIRS_MAX && !table.contains_key(&key) {
+        table.clear();
+    }
+    table.entry(key).or_insert([0.0; SLOTS]).iter_mut().zip(outcome).for_each(|(s, o)| *s = *s * FADE + o);
 }
 
 /// -sum o ln p; a slot that had no chance at all when forecast counts as one in a million.

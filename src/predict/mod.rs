@@ -16,6 +16,7 @@ mod leader;
 mod manager;
 mod mixture;
 pub mod models;
+mod onset;
 mod panel;
 mod score;
 mod tick;
@@ -29,6 +30,7 @@ pub use forecast::{BirthLease, ClientForecast, Forecast, ProgramForecast};
 pub use leader::{FixedShare, Leader};
 pub use manager::PredictiveLogManager;
 pub use mixture::ClientMixture;
+pub use onset::{Onset, Onsets};
 pub use score::{Expert, Judge, Scored, pinball};
 
 /// A forecaster of the bytes of the next horizon. It sees every tick once and is then asked once.

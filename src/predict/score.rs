@@ -3,6 +3,9 @@
 use super::Distribution;
 use std::collections::VecDeque;
 
+/// Until that is longer, losses are forgotten with a half-life of this part of the time there was.
+const HALF_LIFE_OF_AGE: f64 = 0.25;
+
 /// The quantile ("pinball") loss: what over- and under-reserving cost when the odds are tau to 1 - tau.
 pub fn pinball(quantile: f64, outcome: f64, tau: f64) -> f64 {
     let miss = outcome - quantile;
@@ -20,7 +23,9 @@ pub struct Expert {
 #[derive(Clone, Debug)]
 pub struct Judge {
     horizon_ticks: usize,
-    decay: f64,
+    half_life_ticks: f64,
+    /// Ticks judged.
+    seen: f64,
     pending: VecDeque<Vec<(f64, f64)>>,
     experts: Vec<Expert>,
     last: Vec<Expert>,
@@ -31,7 +36,8 @@ impl Judge {
     pub fn new(experts: usize, horizon_ticks: usize, half_life_ticks: f64) -> Self {
         Judge {
             horizon_ticks: horizon_ticks.max(1),
-            decay: 0.5f64.powf(1.0 / half_life_ticks.max(1.0)),
+            half_life_ticks: half_life_ticks.max(1.0),
+            seen: 0.0,
             pending: VecDeque::new(),
             experts: vec![Expert::default(); experts],
             last: vec![Expert::default(); experts],
@@ -45,11 +51,16 @@ impl Judge {
             return false;
         }
         let Some(issued) = self.pending.pop_front() else { return false };
+        self.seen += 1.0;
+        // At first sooner: what beginners said is no measure of them.
+        let half_life =
+            (self.seen * HALF_LIFE_OF_AGE).clamp(self.half_life_ticks / 6.0, self.half_life_ticks);
+        let decay = 0.5f64.powf(1.0 / half_life);
         for (i, (q95, q99)) in issued.into_iter().enumerate() {
             let loss = Expert { loss_95: pinball(q95, outcome, 0.95), loss_99: pinball(q99, outcome, 0.99) };
             let sum = &mut self.experts[i];
-            sum.loss_95 = sum.loss_95 * self.decay + loss.loss_95;
-            sum.loss_99 = sum.loss_99 * self.decay + loss.loss_99;
+            sum.loss_95 = sum.loss_95 * decay + loss.loss_95;
+            sum.loss_99 = sum.loss_99 * decay + loss.loss_99;
             self.last[i] = loss;
         }
         true
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn judged_a_horizon_later_and_forgotten() {
-        let mut j = Judge::new(2, 3, 10.0);
+        let mut j = Judge::new(2, 3, 60.0);
         let say = [Distribution::point(0.0), Distribution::point(100.0)];
         for _ in 0..3 {
             assert!(!j.observe(100.0));
@@ -134,6 +145,7 @@ mod tests {
         assert!(j.observe(100.0));
         assert_eq!(j.last()[1], Expert::default());
         assert!((j.experts()[0].loss_99 - 99.0).abs() < 1e-9);
+        // Young, it forgets with a sixth of the half-life.
         let before = j.experts()[0].loss_99;
         for _ in 0..10 {
             j.push(&say);

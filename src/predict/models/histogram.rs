@@ -33,6 +33,12 @@ impl Weight {
     }
 }
 
+/// What coarser levels are to count for, when horizons of so many ticks overlap: neighbouring outcomes are
+/// then almost one, and a count of them says less.
+pub fn doubt(horizon_ticks: u32) -> f32 {
+    1.0 + horizon_ticks as f32 / 8.0
+}
+
 /// Weighted counts of outcome classes.
 #[derive(Clone, Debug)]
 pub struct Histogram {

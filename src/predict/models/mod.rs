@@ -2,6 +2,7 @@
 //! the naive policies kept for comparison.
 
 mod arrls;
+mod blend;
 mod conformal;
 mod context;
 mod decaying_max;
@@ -11,18 +12,21 @@ pub mod lstm;
 mod quantile;
 mod renewal;
 mod seed;
+mod sequence;
 mod tsb;
 
 pub use arrls::ArRls;
+pub use blend::Blend;
 pub use conformal::Conformal;
 pub use context::Context;
 pub use decaying_max::DecayingMax;
 pub use ewma::Ewma;
-pub use histogram::{Histogram, Weight};
+pub use histogram::{Histogram, Weight, doubt};
 pub use lstm::Lstm;
 pub use quantile::SlidingQuantile;
 pub use renewal::Renewal;
 pub use seed::{Seed, SeedForm};
+pub use sequence::Sequence;
 pub use tsb::Tsb;
 
 use super::{Distribution, Model, TickFeatures};
@@ -50,9 +54,8 @@ impl Model for Static {
 }
 
 /// Names of the pool, `static` first.
-pub const POOL: [&str; 11] = [
+pub const POOL: [&str; 12] = [
     "static",
-    "quantile-10s",
     "quantile-60s",
     "ewma-fast",
     "ewma-slow",
@@ -62,10 +65,12 @@ pub const POOL: [&str; 11] = [
     "renewal",
     "ar-rls",
     "lstm",
+    "sequence",
+    "blend",
 ];
 
 /// Policies that are no part of the pool, for `--predict` and `trace replay`.
-pub const NAIVE: [&str; 3] = ["seed-literal", "seed", "ewma2"];
+pub const NAIVE: [&str; 4] = ["quantile-10s", "seed-literal", "seed", "ewma2"];
 
 /// The model of a name. `ticks_per_second` is one second over the tick interval; `static_bytes` what
 /// static sizing holds ready.
@@ -83,6 +88,8 @@ pub fn by_name(name: &str, ticks_per_second: u32, static_bytes: u64) -> Option<B
         "renewal" => Box::new(Renewal::new()),
         "ar-rls" => Box::new(ArRls::new(second)),
         "lstm" => Box::new(Lstm::new()),
+        "sequence" => Box::new(Sequence::new()),
+        "blend" => Box::new(Blend::new(second)),
         "seed-literal" => Box::new(Seed::new(SeedForm::Literal)),
         "seed" => Box::new(Seed::new(SeedForm::Fixed)),
         "ewma2" => Box::new(Seed::new(SeedForm::TwiceEwma)),

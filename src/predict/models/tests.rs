@@ -1,4 +1,5 @@
 use super::*;
+use crate::predict::Onset;
 use crate::predict::features::{FeatureTracker, TickSums};
 
 /// Runs a series through a model; returns the forecast after each tick.
@@ -131,4 +132,44 @@ fn the_naive_sizings() {
     assert!(near(last("seed", constant()).q99, 1e5, 1.01));
     assert!(near(last("seed-literal", constant()).q99, 1e11, 1.01));
     assert!(near(last("ewma2", constant()).q99, 4e6, 1.01));
+}
+
+/// Two programs in turn; one writes a megabyte a second after it began, the other nothing more.
+fn jobs(m: &mut dyn Model, ticks: u64) -> Vec<Distribution> {
+    let mut tracker = FeatureTracker::new(20);
+    (0..ticks)
+        .map(|i| {
+            let (job, at) = ((i / 60 * 7 / 3) % 2, (i % 60) as u32);
+            let bytes = if at == 0 { 100 } else { (job == 1 && at == 30) as u64 * (1 << 20) };
+            let sums = TickSums { bytes, requests: 1, ..TickSums::default() };
+            let onset = Onset { program: 1 + job as u32, before: 0, ticks: at };
+            m.observe(&TickFeatures { onset, ..tracker.push(sums) });
+            m.forecast()
+        })
+        .collect()
+}
+
+#[test]
+fn sequence_knows_what_a_program_does_once_it_began() {
+    for name in ["sequence", "blend"] {
+        let all = jobs(&mut *by_name(name, 20, 1).expect("the name is in the table"), 60 * 300);
+        let (mut with, mut without) = (0, 0);
+        for (n, cycle) in all.as_chunks::<60>().0.iter().enumerate().skip(200) {
+            if (n as u64 * 7 / 3) % 2 == 1 {
+                with += (cycle[20].q95 > 1_000_000.0) as u32;
+            } else {
+                without += (cycle[20].q95 < 10_000.0) as u32;
+            }
+        }
+        assert!(with > 40 && without > 40 && with + without >= 98, "{name}: {with} {without}");
+    }
+}
+
+#[test]
+fn a_blend_follows_the_part_that_is_right() {
+    let mut m = Blend::new(20);
+    let all = run(&mut m, periodic(60 * 60));
+    let cycle = &all[59 * 60..];
+    assert!(cycle[22].q95 < 1000.0, "{:?}", cycle[22]);
+    assert!(near(cycle[50].q99, 1048576.0, 1.1), "{:?}", cycle[50]);
 }
