@@ -10,13 +10,24 @@ const HYSTERESIS: f64 = 0.05;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Leader {
     now: usize,
+    home: usize,
 }
 
 impl Leader {
+    /// Starts with, and returns to, the plain forecaster `home`: of several that are hardly better than it,
+    /// the cheapest of late is so by luck.
+    pub fn new(home: usize) -> Self {
+        Leader { now: home, home }
+    }
+
     /// The leader by these decayed losses.
     pub fn choose(&mut self, losses: impl Iterator<Item = f64> + Clone) -> usize {
-        let mine = losses.clone().nth(self.now).unwrap_or(f64::INFINITY);
-        if let Some((best, loss)) = losses.enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
+        let of = |i: usize| losses.clone().nth(i).unwrap_or(f64::INFINITY);
+        if of(self.now) > of(self.home) * (1.0 - HYSTERESIS / 2.0) {
+            self.now = self.home;
+        }
+        let mine = of(self.now);
+        if let Some((best, loss)) = losses.clone().enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
             && loss < mine * (1.0 - HYSTERESIS)
         {
             self.now = best;
@@ -96,8 +107,9 @@ mod tests {
         let mut l = Leader::default();
         assert_eq!(l.choose([100.0, 96.0].into_iter()), 0);
         assert_eq!(l.choose([100.0, 94.0].into_iter()), 1);
-        assert_eq!(l.choose([90.0, 94.0].into_iter()), 1);
+        assert_eq!(l.choose([98.0, 94.0, 90.0].into_iter()), 1);
         assert_eq!(l.choose([0.0, 0.0].into_iter()), 1);
+        assert_eq!(l.choose([98.0, 96.0].into_iter()), 0);
     }
 
     #[test]

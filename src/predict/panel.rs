@@ -9,6 +9,8 @@ const HALF_LIFE_SECONDS: f64 = 60.0;
 /// Separate horizons in which misses are counted.
 const WINDOWS: usize = 60;
 const STATIC: usize = 0;
+/// Where the leader is at home.
+const PLAIN: &str = "quantile-60s";
 
 /// The forecast chosen at a tick.
 pub struct Chosen {
@@ -43,12 +45,13 @@ impl Panel {
         interval_ns: u64,
     ) -> Self {
         let half_life_ticks = HALF_LIFE_SECONDS * 1e9 / interval_ns.max(1) as f64;
+        let home = experts.iter().take(candidates).position(|e| e.name() == PLAIN).unwrap_or(STATIC);
         let shared = FixedShare::new(candidates);
         Panel {
             issued: Vec::new(),
             judge: Judge::new(experts.len(), horizon_ticks as usize, half_life_ticks),
-            leader_95: Leader::default(),
-            leader_99: Leader::default(),
+            leader_95: Leader::new(home),
+            leader_99: Leader::new(home),
             shared_95: shared.clone(),
             shared_99: shared,
             spoken: VecDeque::new(),
