@@ -117,6 +117,13 @@ pub enum Piece<'a> {
     Zero { offset: u64, len: u64 },
 }
 
+impl BackingStat {
+    /// Whether a file has the modification time and size that it had, as far as the store keeps times.
+    pub fn is_as_seen(&self, (mtime, size): (Stamp, u64)) -> bool {
+        self.attr.size == size && mtime.is_kept_as(self.attr.mtime)
+    }
+}
+
 /// A pull of content: calls the sink with pieces in ascending order. An error of the sink or of the
 /// source ends it.
 pub type Content<'a> = &'a mut dyn FnMut(&mut dyn FnMut(Piece<'_>) -> io::Result<()>) -> io::Result<()>;

@@ -99,10 +99,6 @@ fn existing_dir(what: &str, path: &Path) -> Result<PathBuf, Verdict> {
 
 /// A directory with no mount on it, or (true) an automount point.
 fn free_mountpoint(path: &Path) -> Result<(PathBuf, bool), Verdict> {
-    free_mountpoint_once(path, false)
-}
-
-fn free_mountpoint_once(path: &Path, again: bool) -> Result<(PathBuf, bool), Verdict> {
     let shown = path.display();
     let name = paths::canonical_mountpoint(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
@@ -116,14 +112,15 @@ fn free_mountpoint_once(path: &Path, again: bool) -> Result<(PathBuf, bool), Ver
     if let Some(mount) = mounted.filter(|m| m.fstype != "autofs") {
         return match fstype::probe(&name, PROBE_LIMIT) {
             // Its gateway died, and nobody is there to ask but the next mount.
-            fstype::Probe::Dead if mount.is_forelog() && !again => {
+            fstype::Probe::Dead if mount.is_forelog() => {
                 fstype::detach(&name).map_err(|e| {
                     Verdict::refused(format!(
                         "mount point {shown}: the dead mount there cannot be taken off: {e}"
                     ))
                 })?;
                 log::warn!("mount point {shown}: its gateway had died; the dead mount was taken off");
-                free_mountpoint_once(path, true)
+                // What it covered may be a mount itself.
+                free_mountpoint(path)
             }
             fstype::Probe::Dead => refuse(format!(
                 "mount point {shown}: a dead mount is still there; take it off with `umount -l {shown}`"

@@ -16,6 +16,8 @@ pub const ALIGN: usize = 64;
 pub const HEADER_BYTES: usize = 64;
 /// Most predecessors a record names.
 pub const PREDECESSORS_MAX: usize = 255;
+/// Each of its bits costs a checksum over all of a meta.
+const MENDED_META_BYTES: usize = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"FLr2");
 const MAGIC_UNTAGGED: u32 = u32::from_le_bytes(*b"FLr1");
 
@@ -190,7 +192,7 @@ impl Header {
 
     /// As `decode`, for a frame of which one bit of header or meta may have flipped: it is found by trying each, and put
     /// right in `bytes`. Checksum and tag together leave no doubt which it was; without a tag nothing is tried.
-    /// Only what begins with the magic, but for one bit, is looked at.
+    /// Only what begins with the magic, but for one bit, is looked at, and of a meta its first `MENDED_META_BYTES`.
     pub fn decode_mended(place: &Place, generation: u32, bytes: &mut [u8]) -> Option<Header> {
         let head: [u8; HEADER_BYTES] = *bytes.first_chunk()?;
         let off = (u32_at(&head, MAGIC_AT) ^ MAGIC).count_ones();
@@ -199,6 +201,7 @@ impl Header {
         }
         let meta = u16::from_le_bytes([head[META_BYTES_AT], head[META_BYTES_AT + 1]]) as usize;
         let in_head = 0..HEADER_BYTES * 8;
+        let meta = meta.min(MENDED_META_BYTES);
         let in_meta = HEADER_BYTES * 8..(HEADER_BYTES + meta).min(bytes.len()) * 8;
         for bit in in_head.chain(in_meta) {
             // The magic has the flipped bit, or it lies elsewhere.

@@ -13,8 +13,8 @@ fn path(backing: &Path, tag: u64) -> PathBuf {
 }
 
 /// Says in the backing that this log may hold changes for it. Returns those of other logs: host and directory, as
-/// they said. Errors: the backing's.
-pub fn put(config: &Config, tag: u64) -> io::Result<Vec<String>> {
+/// they said, and the file that says it. Errors: the backing's.
+pub fn put(config: &Config, tag: u64) -> io::Result<Vec<(String, PathBuf)>> {
     let dir = config.backing.join(LOGS);
     files::create_dir_private(&dir)?;
     let own = path(&config.backing, tag);
@@ -22,7 +22,8 @@ pub fn put(config: &Config, tag: u64) -> io::Result<Vec<String>> {
     for name in files::list(&dir)? {
         let other = dir.join(&name);
         if other != own && !name.contains('.') {
-            others.push(String::from_utf8_lossy(&files::read(&other)?).trim().to_owned());
+            let said = String::from_utf8_lossy(&files::read(&other)?).trim().to_owned();
+            others.push((said, other));
         }
     }
     let text = format!("{}:{}\n", lock::host(), config.log_dir.display());

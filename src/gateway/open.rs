@@ -21,7 +21,7 @@ use crate::wal::PoolLimits;
 use crate::writeback::{Retry, Settings, Shared};
 use parking_lot::Mutex;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -122,12 +122,14 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
 }
 
 /// A log that a dead gateway left may be forgotten.
-fn tell_others(others: io::Result<Vec<String>>) {
+fn tell_others(others: io::Result<Vec<(String, PathBuf)>>) {
     match others {
         Err(e) => log::warn!("noting this log in the backing failed: {e}"),
-        Ok(others) => others.iter().for_each(|log| {
+        Ok(others) => others.iter().for_each(|(log, file)| {
             log::warn!(
-                "another log may still hold changes for this backing: {log}; mount with it to store them"
+                "another log may still hold changes for this backing: {log}; mount with it to store them, or remove {} if \
+                 that log is gone",
+                file.display()
             );
         }),
     }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
 /// The kept Write Pattern History, in the log directory.
 const HISTORY: &str = "history";
@@ -45,6 +46,7 @@ pub struct Planner {
     fallback: Option<String>,
     /// When the history was kept last; `None` before the one of the last mount was taken up.
     kept_ns: Option<u64>,
+    historian: Option<JoinHandle<()>>,
 }
 
 fn owner(o: Owner) -> segmenter::Owner {
@@ -94,6 +96,7 @@ impl Planner {
             last_cost_ns: 0,
             fallback: None,
             kept_ns: None,
+            historian: None,
         }
     }
 
@@ -121,6 +124,11 @@ impl Planner {
         (g.config.log_dir.join(HISTORY), bytes)
     }
 
+    /// Whether the last writing of the history has ended: two at once would get in each other's way.
+    fn is_kept(&self) -> bool {
+        self.historian.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// One tick: what was written -> what will be -> segments for it.
     pub fn tick(&mut self) {
         let clock = self.gateway.volume.clock.clone();
@@ -133,9 +141,12 @@ impl Planner {
             Some(then) if now.saturating_sub(then) >= KEEP_EVERY_NS => {
                 self.kept_ns = Some(now);
                 // A disk that hangs must not hold up the ticks.
-                let (file, bytes) = self.image();
-                if let Err(e) = spawn("historian", move || keep(&file, &bytes)) {
-                    log::warn!("starting a thread failed: {e}");
+                if self.is_kept() {
+                    let (file, bytes) = self.image();
+                    match spawn("historian", move || keep(&file, &bytes)) {
+                        Ok(h) => self.historian = Some(h),
+                        Err(e) => log::warn!("starting a thread failed: {e}"),
+                    }
                 }
             }
             Some(_) => {}
@@ -163,7 +174,7 @@ impl Planner {
 
 impl Drop for Planner {
     fn drop(&mut self) {
-        if self.kept_ns.is_some() {
+        if self.kept_ns.is_some() && self.is_kept() {
             let (file, bytes) = self.image();
             keep(&file, &bytes);
         }

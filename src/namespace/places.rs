@@ -29,6 +29,8 @@ pub struct Places {
     below: HashMap<InodeId, HashMap<Name, InodeId>>,
     /// Objects whose inode number is not their own: those made here, and the root.
     numbers: HashMap<BackingId, InodeId>,
+    /// The same the other way round.
+    renumbered: HashMap<InodeId, BackingId>,
     root: BackingId,
 }
 
@@ -39,7 +41,7 @@ impl Places {
     /// The tree with nothing but the root.
     pub fn new(root: BackingId) -> Places {
         let numbers = HashMap::from([(root, InodeId::ROOT)]);
-        Places { objects: HashMap::new(), below: HashMap::new(), numbers, root }
+        Places { objects: HashMap::new(), below: HashMap::new(), numbers, renumbered: HashMap::new(), root }
     }
 
     /// Number of the inode that is this object.
@@ -61,14 +63,30 @@ impl Places {
     /// From now on these objects have these numbers, and no other number belongs to an inode.
     pub fn renumber(&mut self, now: &[(InodeId, BackingId)]) {
         self.numbers = HashMap::from([(self.root, InodeId::ROOT)]);
+        self.renumbered.clear();
         for (ino, id) in now {
             if let Some(o) = self.objects.get_mut(ino) {
                 o.id = *id;
-                if id.0 != ino.0 {
-                    self.numbers.insert(*id, *ino);
-                }
+                self.renumber_one(*id, *ino);
             }
         }
+    }
+
+    fn renumber_one(&mut self, id: BackingId, ino: InodeId) {
+        if id.0 != ino.0 {
+            self.numbers.insert(id, ino);
+            self.renumbered.insert(ino, id);
+        } else {
+            self.numbers.remove(&id);
+            self.renumbered.remove(&ino);
+        }
+    }
+
+    /// Whether an inode is known to be another object than this one. The store gives the numbers of removed objects out
+    /// again, also to what others make there: then `number` says nothing.
+    pub fn is_another(&self, ino: InodeId, id: BackingId) -> bool {
+        self.objects.get(&ino).is_some_and(|o| o.id != id)
+            || self.renumbered.get(&ino).is_some_and(|other| *other != id)
     }
 
     /// The known names of an inode in the backing.
@@ -130,9 +148,7 @@ impl Places {
         if self.objects.get(&ino).is_some_and(|o| o.id != id) {
             self.drop_object(ino);
         }
-        if id.0 != ino.0 {
-            self.numbers.insert(id, ino);
-        }
+        self.renumber_one(id, ino);
         self.objects.entry(ino).or_insert_with(|| Object { id, names: Names::default() });
     }
 
@@ -159,6 +175,7 @@ impl Places {
             && self.numbers.get(&o.id) == Some(&ino)
         {
             self.numbers.remove(&o.id);
+            self.renumbered.remove(&ino);
         }
     }
 
@@ -220,7 +237,7 @@ impl Places {
     pub fn load_numbers(&mut self, numbers: impl IntoIterator<Item = (BackingId, InodeId)>) {
         for (id, ino) in numbers {
             if id != self.root {
-                self.numbers.insert(id, ino);
+                self.renumber_one(id, ino);
             }
         }
     }
@@ -268,6 +285,13 @@ mod tests {
         assert_eq!(p.unset(&key(10, "a")), Some(InodeId(901)));
         p.drop_nameless();
         assert_eq!(p.id(InodeId(901)), None);
+        // The number of an object that was replaced goes to a stranger.
+        p.set(InodeId(20), BackingId(20), &key(1, "f"));
+        p.set(InodeId(20), BackingId(21), &key(1, "f"));
+        assert!(p.is_another(p.number(BackingId(20)), BackingId(20)));
+        assert!(p.forget(InodeId(20)));
+        assert!(p.is_another(p.number(BackingId(20)), BackingId(20)), "its new number is kept");
+        assert!(!p.is_another(p.number(BackingId(21)), BackingId(21)));
         assert!(p.forget(InodeId(10)));
     }
 }

@@ -179,6 +179,11 @@ impl Volume {
 
     /// Takes in what the backing said of a name; `None` if the name changed meanwhile.
     fn admit(&self, parent: &Arc<Cell>, name: &Name, stat: &BackingStat, version: u64) -> Option<Arc<Cell>> {
+        // Before the other locks: an inode of this number that cannot be what stands there.
+        let stranger = {
+            let ino = self.places.read().number(stat.id);
+            self.table.get(ino).filter(|c| !may_be(&c.read().node, stat)).map(|_| ino)
+        };
         let mut p = parent.write();
         let d = p.node.dir.as_mut()?;
         if d.version != version {
@@ -186,7 +191,11 @@ impl Volume {
         }
         let key = EntryKey { parent: parent.id, name: name.clone() };
         let mut places = self.places.write();
-        let ino = places.number(stat.id);
+        let mut ino = places.number(stat.id);
+        let reused = stranger == Some(ino) && !places.has_name(ino, &key);
+        if reused || places.is_another(ino, stat.id) {
+            ino = self.new_ino();
+        }
         let cell = match self.table.get(ino) {
             Some(c) => c,
             None => {
@@ -380,4 +389,14 @@ impl Volume {
 
 fn in_use(c: &Arc<Cell>) -> bool {
     c.lookups.load(Ordering::Acquire) > 0 || c.opens.load(Ordering::Acquire) > 0
+}
+
+/// Whether an object under a name that an inode is not known by can be that inode, by more than its number: the store gives
+/// the numbers of removed objects out again. A file may have names that are not known yet, or got one from
+/// something else; else it was moved, and is as it was left.
+fn may_be(n: &Node, there: &BackingStat) -> bool {
+    let unknown_names = n.parents.len() < n.attr.nlink as usize || there.attr.nlink > n.attr.nlink;
+    !n.is_dead()
+        && n.attr.kind == there.attr.kind
+        && (n.attr.kind != Kind::File || unknown_names || n.seen.is_none_or(|s| there.is_as_seen(s)))
 }

@@ -120,7 +120,10 @@ impl Volume {
     ) {
         let mut applied: HashSet<Lsn> = HashSet::with_capacity(records.len());
         for r in records {
-            if let Mutation::Create { ino, .. } | Mutation::Whiteout { white: ino, .. } = &r.mutation {
+            if let Mutation::Create { ino, .. }
+            | Mutation::Whiteout { white: ino, .. }
+            | Mutation::Adopt { ino, .. } = &r.mutation
+            {
                 // Numbers are never given out twice, not even those of records that are left out.
                 self.next_ino.fetch_max(ino.0 + 1, Ordering::Relaxed);
             }

@@ -30,6 +30,10 @@ pub struct Damage {
     pub mended: bool,
 }
 
+/// Most places in a segment at which a flipped bit is looked for: a failing disk flips a few, but a program can write
+/// what begins like records all over its file.
+const MENDS_MAX: usize = 64;
+
 /// What `Damage` says of a stretch in which no record begins, though it was durable.
 pub const HEADER_LOST: &str = "record header";
 
@@ -111,6 +115,7 @@ pub fn scan_bytes(
     let mut gaps: Vec<(usize, usize)> = Vec::new();
     let mut at = RECORDS_AT;
     let mut gap_from = at;
+    let mut mends = MENDS_MAX;
     while at + frame::HEADER_BYTES <= bytes.len() {
         match Header::decode(&place(out.version, at), generation, &bytes[at..]) {
             Ok(h) => {
@@ -125,7 +130,15 @@ pub fn scan_bytes(
             }
             Err(_)
                 if !is_intact(bytes, at, &place)
-                    && mend(bytes, at, &place(out.version, at), generation, id, &mut out, keep_data) =>
+                    && mend(
+                        bytes,
+                        at,
+                        &place(out.version, at),
+                        generation,
+                        &mut out,
+                        keep_data,
+                        &mut mends,
+                    ) =>
             {
                 if gap_from < at {
                     gaps.push((gap_from, at));
@@ -203,22 +216,22 @@ fn mend(
     at: usize,
     place: &Place,
     generation: u32,
-    id: SegmentId,
     out: &mut Scan,
     keep_data: &dyn Fn(u8) -> bool,
+    mends: &mut usize,
 ) -> bool {
-    // A copy only of what begins like one.
-    if !frame::begins_like_one(&bytes[at..]) {
+    if *mends == 0 || !frame::begins_like_one(&bytes[at..]) {
         return false;
     }
+    *mends -= 1;
     let mut own = bytes[at..].to_vec();
     let Some(h) = Header::decode_mended(place, generation, &mut own) else { return false };
-    let mut r = found(&h, &own, 0, id, keep_data);
+    let mut r = found(&h, &own, 0, place.segment, keep_data);
     r.record_at = at as u32;
     let end = at + h.frame_bytes();
     out.damage.push(Damage {
         mended: true,
-        ..damage(id, at, end, &format!("one bit of record {}, put right when it is read", h.lsn))
+        ..damage(place.segment, at, end, &format!("one bit of record {}, put right when it is read", h.lsn))
     });
     out.records.push(r);
     true

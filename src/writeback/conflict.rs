@@ -7,7 +7,7 @@ use super::batch::is_gone;
 use super::stage::{Staged, Work};
 use crate::backing::{BackingFile, BackingPath, BackingStat, staged_path};
 use crate::format::mutation::{EntryKey, Mutation};
-use crate::types::{InodeId, Kind, Lsn, Stamp};
+use crate::types::{InodeId, Kind, Lsn};
 use crate::volume::Snapshot;
 use std::io;
 use std::sync::Arc;
@@ -30,9 +30,7 @@ impl Writeback {
 
     /// Whether something else changed the content of a file since we left it.
     pub(super) fn is_changed(&self, snap: &Snapshot, now: &BackingStat) -> bool {
-        let differs =
-            |(mtime, size): (Stamp, u64)| now.attr.size != size || !mtime.is_kept_as(now.attr.mtime);
-        snap.attr.kind == Kind::File && snap.seen.is_some_and(differs)
+        snap.attr.kind == Kind::File && snap.seen.is_some_and(|s| !now.is_as_seen(s))
     }
 
     /// Both have changed: ours becomes a file of its own, with what it has of the old content taken from theirs.

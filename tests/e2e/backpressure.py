@@ -116,11 +116,35 @@ def stuck(s):
             "umount returns 0; the backing holds all that was acknowledged", r.stderr)
 
 
+def paused(s):
+    """The backing is frozen for a while and comes back: the writer only waits."""
+    back = s.loop_fs("paused", 512)
+    if not back:
+        s.note("no loop device here: the full log with a paused backing not tested")
+        return
+    g = s.gateway("paused", "--log-size", "64MiB", backing=back)
+    g.mount()
+    s.freeze(back, 60)
+    try:
+        kid = s.spawn(pour, g.path("big"), 9, 120, s.scratch + "/lat-paused")
+        full = wait_until(lambda: g.status().get("prediction", {}).get("stalls", 0) > 0, 50, 0.2)
+        s.check(full, "a writer fills the log while the backing is frozen")
+        time.sleep(2)
+    finally:
+        s.thaw(back)
+    ended = kid.join(120)
+    lat, errors = acknowledged(s.scratch + "/lat-paused")
+    s.check(ended == 0 and len(lat) == 120 and not errors, "it waits, and goes on without an error when the backing is back", (ended, len(lat), errors))
+    r = g.umount("--timeout", "60s", timeout=120)
+    s.check(r.returncode == 0 and whole(back + "/big", 9, 120), "and all of it is in the backing", r.stderr)
+
+
 def main():
     with Suite("backpressure") as s:
         flood(s)
         if not FAKE:
             try:
+                paused(s)
                 stuck(s)
             except OSError as e:
                 s.check(False, "the stuck backing ran to its end", e)

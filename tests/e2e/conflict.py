@@ -183,12 +183,101 @@ def another_backing(s):
     s.check(get(g.backing + "/f")[5:9] == b"OURS", "all is there")
 
 
+def reuse(folder, number):
+    """Makes files in a folder until one has this inode number; its name, or nothing."""
+    for n in range(3000):
+        put(f"{folder}/g{n}", f"this is g{n}".encode())
+        if os.stat(f"{folder}/g{n}").st_ino == number:
+            return f"g{n}"
+    return None
+
+
+def numbers_reused(s):
+    """The store gives the number of a removed file to what somebody else makes there: it is not taken for the one that had it."""
+    for dirty in (False, True):
+        what = f"a number given out again, with changes here: {dirty}"
+        g = fresh(s, f"reuse{dirty:d}", {"f": b"old f"})
+        number = os.stat(g.backing + "/f").st_ino
+        s.check(get(g.path("f")) == b"old f", f"{what}: (read once)")
+        put(g.path("f"), b"new content of f")
+        g.flush()  # replaced as a whole: its old number is free now
+        if dirty:
+            with open(g.path("f"), "ab") as f:
+                f.write(b", longer")
+        want = b"new content of f" + b", longer" * dirty
+        other = reuse(g.backing, number)
+        if not other:
+            s.note("this filesystem does not give numbers out again so soon: not tested")
+            g.umount()
+            continue
+        s.check(get(g.path(other)) == f"this is {other}".encode() and get(g.path("f")) == want, f"{what}: each file is itself")
+        s.check(os.stat(g.path(other)).st_ino != os.stat(g.path("f")).st_ino, f"{what}: and has a number of its own")
+        with open(g.path(other), "ab") as f:
+            f.write(b" and more")
+        g.kill9()
+        g.detach()
+        g.mount()
+        s.check(get(g.path(other)) == f"this is {other} and more".encode() and get(g.path("f")) == want, f"{what}: also after a death")
+        done(s, g, what)
+        s.check(get(g.backing + "/f") == want and get(f"{g.backing}/{other}") == f"this is {other} and more".encode(), f"{what}: and in the backing")
+
+
+def number_of_a_removed_one(s):
+    """A file with changes here is removed in the backing, and its number goes to a new one at once."""
+    g = fresh(s, "removed", {"f": b"old f, of some length"})
+    number = os.stat(g.backing + "/f").st_ino
+    patch(g.path("f"), 0, b"OURS")
+    os.unlink(g.backing + "/f")
+    other = reuse(g.backing, number)
+    if other:
+        s.check(get(g.path(other)) == f"this is {other}".encode(), "the number of a removed file: the new one is itself")
+        done(s, g, "the number of a removed file")
+        s.check(get(g.backing + "/f")[:4] == b"OURS" and get(f"{g.backing}/{other}") == f"this is {other}".encode(),
+                "the number of a removed file: ours is written again, the new one is untouched")
+    else:
+        g.umount()
+
+
+def copied(s):
+    """The backing comes back as a copy: other numbers, the same files."""
+    for touched in (False, True):
+        what = "a copied backing" + " in which a file was changed" * touched
+        g = fresh(s, f"copied{touched:d}", {"f": b"old content of f " * 1000, "d/g": b"g", "other": b"o", "more/x": b"x"})
+        patch(g.path("f"), 5, b"OURS")
+        put(g.path("d/new"), b"new here")
+        g.kill9()
+        g.detach()
+        os.rename(g.backing, g.backing + "-old")
+        shutil.copytree(g.backing + "-old", g.backing, symlinks=True)
+        for name in ("f", "d/g", "other", "more/x", "d", "more", "."):  # copytree keeps times, not to the nanosecond
+            st = os.stat(f"{g.backing}-old/{name}")
+            os.utime(f"{g.backing}/{name}", ns=(st.st_atime_ns, st.st_mtime_ns))
+        ours = b"old cOURSnt of f " + b"old content of f " * 999
+        if touched:
+            put(g.backing + "/f", b"THEIRS")
+        g.mount()
+        s.check(get(g.path("other")) == b"o" and get(g.path("more/x")) == b"x" and get(g.path("d/g")) == b"g" and get(g.path("d/new")) == b"new here",
+                f"{what}: each file is itself")
+        if not touched:
+            s.check(get(g.path("f")) == ours, f"{what}: the one with changes has them")
+        done(s, g, what)
+        kept = conflicts(g.backing)
+        s.check(get(g.backing + "/d/new") == b"new here" and get(g.backing + "/d/g") == b"g" or touched, f"{what}: what was new is there", os.listdir(g.backing))
+        if touched:
+            s.check(get(g.backing + "/f")[5:9] == b"OURS" and any(get(f"{g.backing}/{k}") == b"THEIRS" for k in kept if os.path.isfile(f"{g.backing}/{k}")),
+                    f"{what}: both versions are kept", kept)
+            everything = [get(os.path.join(t, n)) for t, _, ns in os.walk(g.backing) for n in ns]
+            s.check(all(x in everything for x in (b"g", b"o", b"x", b"new here")), f"{what}: nothing else is lost", len(everything))
+        else:
+            s.check(get(g.backing + "/f") == ours and not kept, f"{what}: no conflict", kept)
+
+
 def main():
     with Suite("conflict") as s:
         if FAKE:
             s.check(True, "on plain directories there is nothing to agree on")
             return
-        for part in (changed_in_place, rewritten, replaced, removed, attributes, clean_files, folder, no_false_alarm, another_backing):
+        for part in (changed_in_place, rewritten, replaced, removed, attributes, clean_files, folder, no_false_alarm, another_backing, numbers_reused, number_of_a_removed_one, copied):
             part(s)
 
 

@@ -2,26 +2,18 @@
 //! class of the last horizon's bytes, how the last tick compares, and how long it has been idle or busy;
 //! rare situations back off to coarser ones, as in an n-gram model of text.
 
-use super::{Histogram, Weight};
-use crate::predict::{CLASSES, Distribution, Levels, Model, TickFeatures, class_of};
-use std::collections::{HashMap, VecDeque};
+use super::backoff::{BackOff, Key};
+use crate::predict::{Distribution, Model, TickFeatures, class_of};
 
 const LEVELS: usize = 4;
 const HALF_LIFE_TICKS: f32 = 6000.0;
 /// Observations the coarser level is worth; neighbouring ticks share most of their outcome.
 const STRENGTH: [f32; LEVELS] = [1.0, 5.0, 10.0, 20.0];
-/// Situations kept; beyond it the least seen go.
 const SITUATIONS_MAX: usize = 3000;
-
-type Key = (u8, u32);
 
 /// The model.
 pub struct Context {
-    tables: HashMap<Key, Histogram>,
-    pending: VecDeque<[Key; LEVELS]>,
-    weight: Weight,
-    levels: Levels,
-    situations_max: usize,
+    followed: BackOff<u32, LEVELS>,
 }
 
 impl Default for Context {
@@ -36,32 +28,19 @@ impl Context {
         Self::sized(SITUATIONS_MAX)
     }
 
-    /// With room for so many situations, about 170 bytes each.
+    /// With room for so many situations.
     pub fn sized(situations_max: usize) -> Self {
-        Context {
-            situations_max,
-            tables: HashMap::new(),
-            pending: VecDeque::new(),
-            weight: Weight::with_half_life(HALF_LIFE_TICKS),
-            levels: Levels::default(),
-        }
+        Context { followed: BackOff::new(HALF_LIFE_TICKS, situations_max) }
     }
 
     /// Situations known.
     pub fn situations(&self) -> usize {
-        self.tables.len()
-    }
-
-    fn make_room(&mut self) {
-        let mut totals: Vec<f32> = self.tables.values().map(|h| h.total).collect();
-        let middle = totals.len() / 2;
-        let cut = *totals.select_nth_unstable_by(middle, f32::total_cmp).1;
-        self.tables.retain(|k, h| k.0 == 0 || h.total > cut);
+        self.followed.situations()
     }
 }
 
 /// The present situation from coarse to fine.
-fn situation(tick: &TickFeatures) -> [Key; LEVELS] {
+fn situation(tick: &TickFeatures) -> [Key<u32>; LEVELS] {
     let recent = class_of(tick.horizon_bytes as f64) as u32;
     let last = class_of(tick.bytes as f64) as u32;
     // The last tick against an even share of the horizon.
@@ -87,34 +66,10 @@ impl Model for Context {
     }
 
     fn observe(&mut self, tick: &TickFeatures) {
-        if let Some(factor) = self.weight.advance() {
-            self.tables.values_mut().for_each(|h| h.scale(factor));
-            self.tables.retain(|_, h| h.total > 1e-6);
-        }
-        if self.pending.len() >= tick.horizon_ticks as usize
-            && let Some(keys) = self.pending.pop_front()
-        {
-            let outcome = tick.horizon_bytes as f64;
-            self.levels.observe(outcome);
-            for key in keys {
-                self.tables.entry(key).or_default().add(class_of(outcome), self.weight.now());
-            }
-            if self.tables.len() > self.situations_max {
-                self.make_room();
-            }
-        }
-        self.pending.push_back(situation(tick));
+        self.followed.observe(tick, situation(tick));
     }
 
     fn forecast(&mut self) -> Distribution {
-        let Some(keys) = self.pending.back() else { return Distribution::point(0.0) };
-        let mut probs = [0.0; CLASSES];
-        probs[0] = 1.0;
-        for (key, strength) in keys.iter().zip(STRENGTH) {
-            if let Some(h) = self.tables.get(key) {
-                h.blend(&mut probs, strength * self.weight.now());
-            }
-        }
-        Distribution::from_weights_at(&probs, &self.levels)
+        self.followed.forecast(STRENGTH)
     }
 }

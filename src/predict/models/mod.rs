@@ -2,6 +2,7 @@
 //! the naive policies kept for comparison.
 
 mod arrls;
+mod backoff;
 mod blend;
 mod conformal;
 mod context;
