@@ -118,7 +118,7 @@ def stuck(s):
 
 def paused(s):
     """The backing is frozen for a while and comes back: the writer only waits."""
-    back = s.loop_fs("paused", 512)
+    back = s.loop_fs("pausedisk", 512)
     if not back:
         s.note("no loop device here: the full log with a paused backing not tested")
         return
