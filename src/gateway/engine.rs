@@ -18,7 +18,7 @@ impl Engine for ForelogEngine {
             takeover: false,
             bucket: false,
             durability_backing: false,
-            models: &crate::predict::models::POOL,
+            models: super::replayed::models(),
             policies: super::replayed::policies(),
         }
     }

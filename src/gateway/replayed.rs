@@ -1,8 +1,8 @@
 //! `trace replay` behind the command line.
 
 use crate::control::{Replay, Train};
-use crate::predict::models::POOL;
 use crate::predict::models::lstm::{self, Lstm};
+use crate::predict::models::{NAIVE, POOL};
 use crate::replay::{self, ReplayOptions, Trace};
 use crate::sys::{clock, files};
 use std::path::Path;
@@ -12,6 +12,12 @@ use std::sync::OnceLock;
 pub fn policies() -> &'static [&'static str] {
     static ALL: OnceLock<Vec<&'static str>> = OnceLock::new();
     ALL.get_or_init(replay::all_policies)
+}
+
+/// What `--predict` takes beside `auto` and `off`.
+pub fn models() -> &'static [&'static str] {
+    static ALL: OnceLock<Vec<&'static str>> = OnceLock::new();
+    ALL.get_or_init(|| ["leader", "fixed-share"].iter().chain(&POOL).chain(&NAIVE).copied().collect())
 }
 
 const LSTM: &str = "lstm";

@@ -46,12 +46,28 @@ def restart(s):
         g.umount()
 
 
+def choices(s):
+    """Each model can be asked for by name; an unknown one is refused with the list."""
+    g = s.gateway("choices")
+    r = g.mount("--predict", "crystal-ball", must=False)
+    s.check(r.returncode == 2 and "fixed-share" in r.stderr and "lstm" in r.stderr, "an unknown model is refused with the list of those there are", r.stderr)
+    for name in ("leader", "fixed-share", "lstm", "ar-rls", "sequence", "blend", "quantile-10s", "seed"):
+        r = g.mount("--predict", name, must=False)
+        s.check(r.returncode == 0, f"--predict {name} mounts", r.stderr)
+        put(g.path("f"), b"x" * 1000)
+        time.sleep(0.2)
+        seen = g.status()["prediction"]["model"]
+        s.check(name in (seen, "leader", "fixed-share"), f"and status says {seen}")
+        g.umount()
+
+
 def main():
     with Suite("predictor") as s:
         if FAKE:
             s.check(True, "(fake) nothing to predict")
             return
         restart(s)
+        choices(s)
 
 
 if __name__ == "__main__":
