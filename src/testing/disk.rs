@@ -89,6 +89,12 @@ impl SimDisk {
         hit
     }
 
+    /// Bytes written, to files that are still there, that no sync has brought to the device.
+    pub fn unsynced_bytes(&self) -> u64 {
+        let f = self.folder.lock();
+        f.now.values().map(|s| s.content.lock().unsynced.iter().map(|w| w.1.len() as u64).sum::<u64>()).sum()
+    }
+
     fn used(f: &Folder) -> u64 {
         f.now.values().map(|s| s.content.lock().now.len() as u64).sum()
     }

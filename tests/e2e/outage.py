@@ -81,9 +81,9 @@ def hanging(s):
             and get(below.backing + "/sub/hung-b") == b"a" * 100_000 and not os.path.exists(below.backing + "/sub/hung-gone"), "the backing has all of it")
 
 
-def trouble(s, name, begin, end, why, size=256):
+def trouble(s, name, begin, end, why, size=256, mkfs="mkfs.ext4 -q -F"):
     """Something with the backing makes every change of it fail for a while."""
-    disk = s.loop_fs(name + "-disk", size)
+    disk = s.loop_fs(name + "-disk", size, mkfs)
     if not disk:
         s.note(f"no loop device here: {name} not tested")
         return
@@ -138,6 +138,11 @@ def hog(disk, _):
             pass
 
 
+def limit(disk, _):
+    """Btrfs holds root to its quotas too."""
+    sh(f"btrfs quota enable {disk} && btrfs quota rescan -w {disk} && btrfs qgroup limit 1M {disk} && sync -f {disk}", 60)
+
+
 def main():
     with Suite("outage") as s:
         if FAKE:
@@ -146,6 +151,7 @@ def main():
         hanging(s)
         trouble(s, "read-only", turn_read_only, turn_back, ["Read-only"])
         trouble(s, "full", hog, lambda d, b: os.unlink(d + "/hog"), ["No space", "no storage space"], 64)
+        trouble(s, "quota", limit, lambda d, b: sh(["btrfs", "quota", "disable", d], 60), ["uota"], 256, "mkfs.btrfs -q")
         trouble(s, "refusing", lambda d, b: sh(["chattr", "+i", b, b + "/.forelog/tmp", b + "/old"]), lambda d, b: sh(["chattr", "-i", b, b + "/.forelog/tmp", b + "/old"]),
                 ["not permitted", "Permission denied"])
 

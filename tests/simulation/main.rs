@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+mod beside;
 mod damage;
 mod model;
 mod power;
