@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 
-from harness import FAKE, LONG, Suite, mounts, sh, wait_until
+from harness import FAKE, LONG, Suite, get, mounts, sh, wait_until
 from killer_model import DIR, LINK, Model, data, walk
 from killer_ops import Hands, pick, read_slog
 from killer_postgres import Postgres
@@ -293,10 +293,44 @@ class Cut:
                 print("".join("       " + x[:250] for x in f.readlines() if "writeback" in x or "recover" in x)[-2500:])
         left = [d for k, m in enumerate(self.settled) if m and (d := Seen(f"{g.backing}/w/{k}").against(m))]
         s.check(not left, f"cut {self.n}: the backing has what was recovered", left)
-        for p in (g.backing, g.log):
+        self.leave()
+        return not problems
+
+    def leave(self):
+        for p in (self.g.backing, self.g.log):
             sh(["rm", "-rf", p], 60)
         sh(["umount", self.disk], 60)
-        return not problems
+
+    def quiet(self):
+        """Nobody syncs and nothing is drained: what is older than the commit interval is there all the same."""
+        g, s = self.g, self.s
+        self.attach()
+        os.makedirs(g.backing, exist_ok=True)
+        g.options = ["--writeback-age", "10m"]
+        g.mount()
+        os.makedirs(g.path("a/b"))
+        data = os.urandom(300_000)
+        for n in range(3):
+            with open(g.path(f"a/{n}"), "wb") as f:
+                f.write(data)
+        os.rename(g.path("a/1"), g.path("a/b/1"))
+        os.unlink(g.path("a/2"))
+        time.sleep(BOUND / 2)
+        pids = g.pids()
+        for p in pids:
+            os.kill(p, signal.SIGSTOP)
+        wait_until(lambda: all(stopped(p) for p in pids), 10)
+        self.cut()
+        g.finish_kill(pids)
+        g.detach()
+        wait_until(lambda: sh(["umount", self.disk], 60).returncode == 0, 10, 0.1)
+        self.attach()
+        self.after_a_boot(g.mount)
+        there = sorted(os.path.join(d, x)[len(g.mnt):] for d, _, files in os.walk(g.mnt) for x in files)
+        whole = there == ["/a/0", "/a/b/1"] and all(get(g.mnt + x) == data for x in there)
+        s.check(whole, f"quiet, on {self.fs}: what was done {BOUND / 2} s before a cut survives it, unsynced", there)
+        s.check(g.umount("--timeout", "20s", timeout=60).returncode == 0, f"quiet, on {self.fs}: umount returns 0")
+        self.leave()
 
     def after_a_boot(self, fn):
         """After a power cut the machine has another boot id; by it the gateway knows that more than a process died."""
@@ -424,6 +458,8 @@ def main():
         if FAKE or not s.check(made, "a filesystem for the log can be made"):
             return
         done = commits = 0
+        for n, fs in enumerate(made):
+            Cut(s, fs, seed, False, -1 - n).quiet()
         for n in range(cuts):
             cut = Cut(s, made[n % len(made)], seed + n, n % 3 == 2, n)
             whole = cut.run()
