@@ -162,6 +162,14 @@ pub enum How {
     Release = 8,
 }
 
+impl How {
+    /// The way with this number, if there is one.
+    pub fn from_number(n: u32) -> Option<How> {
+        use How::*;
+        [Write, Mmap, Punch, Truncate, Open, Create, Fsync, Release].into_iter().find(|h| *h as u32 == n)
+    }
+}
+
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -274,12 +274,22 @@ pub struct TraceArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum TraceVerb {
-    /// Record a mount's writes into a file
-    Record { mountpoint: PathBuf, file: PathBuf },
-    /// Run policies over a trace (CSV: t_us,pid,comm,bytes) and compare them
+    /// Record a mount's writes into a file: times, sizes, which client and program, no data and no names
+    Record(RecordArgs),
+    /// Run policies over a trace (recorded, or CSV: t_us,pid,comm,bytes) and compare them
     Replay(ReplayArgs),
     /// Train the LSTM on a trace and keep its weights
     Train(TrainArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    pub mountpoint: PathBuf,
+    /// A new file; packed if its name ends in .gz
+    pub file: PathBuf,
+    /// How long to record [default: until it is interrupted or the mount ends]
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration)]
+    pub for_: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use super::codec::{CodecError, receive, send};
 use super::locate::Located;
-use super::protocol::{Progress, Reply, Request};
+use super::protocol::{Progress, Reply, Request, SampleBatch};
 use crate::sys::clock::{Clock, RealClock};
 use crate::sys::peercred::{Watched, peer};
 use std::io::{self, Read};
@@ -21,6 +21,9 @@ pub enum NoGateway {
     /// Anything else.
     Failed(String),
 }
+
+/// A gateway that is recorded says something twice a second.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// A connection to a gateway.
 #[derive(Debug)]
@@ -70,7 +73,28 @@ impl Connection {
             self.stream.set_read_timeout(left).map_err(|e| e.to_string())?;
             match receive(&mut self.stream).map_err(explain)? {
                 Reply::Progress(p) => progress(p),
+                Reply::Samples(_) => {}
                 last => return Ok(last),
+            }
+        }
+    }
+
+    /// Has each batch of samples given to `each` until that says false. `None`: it did; else how the gateway ended it.
+    ///
+    /// # Errors
+    /// One line, as for `call`.
+    pub fn record(&mut self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Result<Option<Reply>, String> {
+        self.stream.set_read_timeout(Some(SILENCE_MAX)).map_err(|e| e.to_string())?;
+        send(&mut self.stream, &Request::Record).map_err(explain)?;
+        loop {
+            match receive(&mut self.stream).map_err(explain)? {
+                Reply::Samples(batch) => {
+                    if !each(batch) {
+                        return Ok(None);
+                    }
+                }
+                Reply::Progress(_) => {}
+                last => return Ok(Some(last)),
             }
         }
     }

@@ -11,6 +11,6 @@ pub mod server;
 pub mod status;
 
 pub use engine::{Abilities, Engine, Replay, Train};
-pub use protocol::{Progress, Verdict};
+pub use protocol::{Progress, SampleBatch, Verdict};
 pub use server::{ControlTarget, Server};
 pub use status::Status;

@@ -1,6 +1,8 @@
-//! The messages: one request a connection, then any number of `Progress` and exactly one other reply.
+//! The messages: one request a connection, then any number of `Progress` or `Samples` and exactly one other reply.
 
 use super::status::Status;
+use crate::history::Sample;
+use crate::types::{ClientId, How, InodeId, ProgramId};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -19,6 +21,32 @@ pub enum Request {
         timeout_ms: Option<u64>,
         no_wait: bool,
     },
+    /// Samples of the history as they come, until the client leaves or the gateway ends.
+    Record,
+}
+
+/// Samples on their way to a recorder: time in ns, client, program, bytes, inode, how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleBatch {
+    rows: Vec<(u64, u32, u32, u32, u64, u8)>,
+    /// Samples that came too fast, before these.
+    pub lost: u64,
+}
+
+impl SampleBatch {
+    /// A message of these samples.
+    pub fn of(samples: &[Sample], lost: u64) -> SampleBatch {
+        let row = |s: &Sample| (s.at_ns, s.client.0, s.program.0, s.bytes, s.inode.0, s.how as u8);
+        SampleBatch { rows: samples.iter().map(row).collect(), lost }
+    }
+    /// The samples; events that this program does not know are left out.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> + '_ {
+        self.rows.iter().filter_map(|&(at_ns, client, program, bytes, inode, how)| {
+            let how = How::from_number(how as u32)?;
+            let (client, program, inode) = (ClientId(client), ProgramId(program), InodeId(inode));
+            Some(Sample { at_ns, client, program, bytes, inode, how })
+        })
+    }
 }
 
 /// How far a flush or umount has come.
@@ -46,6 +74,7 @@ pub enum Reply {
         message: String,
         leaving: bool,
     },
+    Samples(SampleBatch),
 }
 
 /// How a verb ended: its exit code (0 done, 1 usage, 2 refused or failed, 3 bytes remain in the log) and
@@ -90,6 +119,7 @@ mod tests {
             Reply::Progress(progress),
             Reply::Progress(Progress { eta_seconds: Some(0.5), ..progress }),
             Reply::Status(Box::default()),
+            Reply::Samples(SampleBatch { rows: vec![(1, 2, 3, 4, 5, 6)], lost: 7 }),
             Reply::Done { message: "ok".into(), leaving: true },
             Reply::Refused { code: 3, message: String::new(), leaving: false },
         ] {

@@ -2,7 +2,7 @@
 
 use super::codec::{CodecError, receive, send};
 use super::locate::{Note, Place, make_place};
-use super::protocol::{Progress, Reply, Request, Verdict};
+use super::protocol::{Progress, Reply, Request, SampleBatch, Verdict};
 use super::status::Status;
 use crate::sys::{peercred, worker};
 use parking_lot::{Condvar, Mutex};
@@ -39,6 +39,9 @@ pub trait ControlTarget: Send + Sync {
     /// Drains (unless `no_wait`) and unmounts: code 0 when unmounted with the log empty, and the process
     /// then ends at once; 2 when still mounted; 3 when bytes remain in the log.
     fn umount(&self, deadline_ms: Option<u64>, no_wait: bool, progress: &mut dyn FnMut(Progress)) -> Verdict;
+
+    /// Gives the samples of the history to `each` as they come, until that says false or the gateway ends.
+    fn record(&self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Verdict;
 
     /// After an `umount` that did not return 0: whether the process ends at once all the same.
     fn leaving(&self) -> bool {
@@ -222,6 +225,17 @@ fn converse(stream: &mut UnixStream, seat: &mut Seat) -> Result<bool, CodecError
                 return Ok(false);
             }
             let verdict = target.flush(&paths, timeout_ms, &mut teller(stream));
+            send(stream, &done(verdict, false))?;
+        }
+        Request::Record => {
+            log::info!("pid {}, uid {} records the writes", peer.pid, peer.uid);
+            let verdict = target.record(&mut |batch| match send(stream, &Reply::Samples(batch)) {
+                Ok(()) => true,
+                Err(e) => {
+                    log::debug!("nobody records any more: {e}");
+                    false
+                }
+            });
             send(stream, &done(verdict, false))?;
         }
         Request::Umount { timeout_ms, no_wait } => {

@@ -6,6 +6,7 @@ mod inspect;
 mod marker;
 mod open;
 mod plan;
+mod recorder;
 mod replayed;
 mod report;
 mod target;
@@ -58,6 +59,7 @@ pub struct Gateway {
     pub programs: Arc<Programs>,
     pub writeback: Arc<Shared>,
     pub prediction: Mutex<plan::Seen>,
+    pub recorders: recorder::Recorders,
     started_ns: u64,
     rate: AtomicU64,
     mending: Mutex<Mending>,

@@ -112,6 +112,7 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         programs,
         writeback,
         prediction: Mutex::new(Seen::default()),
+        recorders: Default::default(),
         started_ns: clock.monotonic_ns(),
         rate: AtomicU64::new(0),
         mending: Mutex::new(Mending { retry: Retry::new(clock.monotonic_ns()), trouble: None }),

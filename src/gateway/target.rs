@@ -1,7 +1,7 @@
 //! What the control channel asks of the gateway.
 
 use super::{Ending, Gateway, still_mounted};
-use crate::control::{ControlTarget, Progress, Status, Verdict};
+use crate::control::{ControlTarget, Progress, SampleBatch, Status, Verdict};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -117,6 +117,11 @@ impl ControlTarget for Target {
 
     fn umount(&self, deadline_ms: Option<u64>, no_wait: bool, progress: &mut dyn FnMut(Progress)) -> Verdict {
         self.gateway.upgrade().map_or_else(gone, |g| g.umount(deadline_ms, no_wait, progress))
+    }
+
+    fn record(&self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Verdict {
+        let Some(g) = self.gateway.upgrade() else { return gone() };
+        g.recorders.record(&g.fs.history, &|| g.life.0.lock().ending.is_some(), each)
     }
 
     fn leaving(&self) -> bool {

@@ -6,6 +6,7 @@ mod births;
 mod pattern;
 mod persist;
 mod programs;
+pub mod recording;
 mod ring;
 mod series;
 

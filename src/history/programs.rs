@@ -2,6 +2,7 @@
 
 use crate::types::ProgramId;
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +14,12 @@ pub struct Programs {
     ids: DashMap<Box<str>, ProgramId>,
     names: DashMap<ProgramId, Arc<str>>,
     next: AtomicU32,
+    /// Programs and who started them, not yet told.
+    parents: Mutex<Vec<(ProgramId, ProgramId)>>,
 }
+
+/// Most that wait to be told.
+const PARENTS_MAX: usize = 1024;
 
 impl Default for Programs {
     fn default() -> Self {
@@ -27,7 +33,12 @@ impl Programs {
 
     /// Holds `other` only.
     pub fn new() -> Self {
-        let programs = Programs { ids: DashMap::new(), names: DashMap::new(), next: AtomicU32::new(1) };
+        let programs = Programs {
+            ids: DashMap::new(),
+            names: DashMap::new(),
+            next: AtomicU32::new(1),
+            parents: Mutex::default(),
+        };
         programs.ids.insert("other".into(), Self::OTHER);
         programs.names.insert(Self::OTHER, "other".into());
         programs
@@ -51,6 +62,19 @@ impl Programs {
     /// The name of a number; `other` for one that was never given out.
     pub fn name(&self, id: ProgramId) -> Arc<str> {
         self.names.get(&id).map_or_else(|| Arc::from("other"), |n| n.clone())
+    }
+
+    /// `program` was started by `parent`.
+    pub fn note_parent(&self, program: ProgramId, parent: ProgramId) {
+        let mut parents = self.parents.lock();
+        if parents.len() < PARENTS_MAX && !parents.contains(&(program, parent)) {
+            parents.push((program, parent));
+        }
+    }
+
+    /// Who started whom, as noted since the last call.
+    pub fn take_parents(&self) -> Vec<(ProgramId, ProgramId)> {
+        std::mem::take(&mut *self.parents.lock())
     }
 
     /// Names known.

@@ -170,7 +170,7 @@ impl Shard {
         let inode = slot.inode.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let unchanged = before == want && slot.sequence.load(Ordering::Relaxed) == want;
-        match how_from(how) {
+        match How::from_number(how) {
             Some(how) if unchanged => Fetch::Got(Sample {
                 at_ns,
                 client: ClientId(client),
@@ -190,20 +190,6 @@ fn pair(high: u32, low: u32) -> u64 {
 
 fn split(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
-}
-
-fn how_from(n: u32) -> Option<How> {
-    Some(match n {
-        1 => How::Write,
-        2 => How::Mmap,
-        3 => How::Punch,
-        4 => How::Truncate,
-        5 => How::Open,
-        6 => How::Create,
-        7 => How::Fsync,
-        8 => How::Release,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Recorded writes as CSV: `t_us,pid,comm,bytes` or `t_us,client,bytes`, plain or gzipped.
+//! Recorded writes: what `trace record` made, or a CSV of `t_us,pid,comm,bytes` or `t_us,client,bytes`; plain or gzipped.
 
-use crate::history::{Programs, Sample};
+use crate::history::{Programs, Sample, recording};
 use crate::types::{ClientId, How, InodeId, ProgramId};
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -17,6 +17,8 @@ pub struct Trace {
     pub programs: usize,
     /// Rows left out: a negative size is the return value of a call that failed and wrote nothing.
     pub failed_writes: u64,
+    /// Events that the recorder missed.
+    pub lost: u64,
 }
 
 /// Where the columns are.
@@ -34,13 +36,13 @@ impl Trace {
         let start_ns = samples.first().map_or(0, |s| s.at_ns);
         samples.iter_mut().for_each(|s| s.at_ns -= start_ns);
         let programs = samples.iter().map(|s| s.program).collect::<HashSet<_>>().len();
-        Trace { samples, programs, failed_writes: 0 }
+        Trace { samples, programs, failed_writes: 0, lost: 0 }
     }
 
     /// From a file's bytes. Errors say what is wrong in which line.
     pub fn parse(bytes: &[u8]) -> Result<Trace, String> {
         if !bytes.starts_with(&GZIP) {
-            return Self::parse_csv(bytes);
+            return Self::parse_plain(bytes);
         }
         let mut plain = Vec::new();
         let mut gzip = flate2::read::MultiGzDecoder::new(bytes).take(BYTES_MAX + 1);
@@ -48,7 +50,23 @@ impl Trace {
         if plain.len() as u64 > BYTES_MAX {
             return Err("the trace unpacks to more than 2 GiB".into());
         }
-        Self::parse_csv(&plain)
+        Self::parse_plain(&plain)
+    }
+
+    fn parse_plain(bytes: &[u8]) -> Result<Trace, String> {
+        if !bytes.starts_with(&recording::MAGIC) {
+            return Self::parse_csv(bytes);
+        }
+        let recording::Recording { samples, lost, torn_bytes } = recording::read(bytes)?;
+        if torn_bytes > 0 {
+            log::warn!(
+                "the recording ends in the middle of a block; its last {torn_bytes} bytes are left out"
+            );
+        }
+        if !samples.iter().any(Sample::is_write) {
+            return Err("no writes in the trace".into());
+        }
+        Ok(Trace { lost, ..Self::from_samples(samples) })
     }
 
     fn parse_csv(bytes: &[u8]) -> Result<Trace, String> {
@@ -151,6 +169,18 @@ mod tests {
         (1..packed.len()).for_each(|n| assert!(Trace::parse(&packed[..n]).is_err()));
         let t = Trace::parse(b"t_us,client,bytes\r\n0,3,1\r\n5,4,1\r\n").expect("a sound trace");
         assert_eq!((t.programs, t.samples[1].client), (2, ClientId(1)));
+    }
+
+    #[test]
+    fn what_was_recorded() {
+        let of_csv = Trace::parse(CSV.as_bytes()).expect("a sound trace");
+        let mut r = recording::Recorder::new(Vec::new(), 1).expect("to memory");
+        of_csv.samples.iter().for_each(|s| r.add(s).expect("to memory"));
+        let t = Trace::parse(&r.finish().expect("to memory")).expect("a sound trace");
+        assert_eq!((t.writes(), t.bytes(), t.programs, t.lost), (3, 16, 2, 0));
+        assert_eq!(t.seconds(), of_csv.seconds());
+        let empty = recording::Recorder::new(Vec::new(), 1).expect("to memory").finish().expect("to memory");
+        assert_eq!(Trace::parse(&empty).expect_err("nothing in it"), "no writes in the trace");
     }
 
     #[test]

@@ -50,6 +50,12 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     f.sync_all()
 }
 
+/// Opens a new file for writing, with permission bits `mode` that the umask may cut. `AlreadyExists` when there is one.
+pub fn create_new(path: &Path, mode: u32) -> io::Result<impl Write + Send + use<>> {
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut s = path.as_os_str().to_os_string();
     s.push(suffix);
