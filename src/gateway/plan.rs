@@ -12,13 +12,15 @@ use crate::wal::Owner;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 /// The kept Write Pattern History, in the log directory.
 const HISTORY: &str = "history";
+/// Beside it, for each model that learns, what it learned: `weights.<model>`.
+const WEIGHTS: &str = "weights.";
 /// How often it is kept while mounted; at the end in any case.
 const KEEP_EVERY_NS: u64 = 60_000_000_000;
 
@@ -112,16 +114,35 @@ impl Planner {
         let (pattern, why) = Pattern::load(&bytes, &g.programs, clock.monotonic_ns(), clock.wall_ns());
         match why {
             Some(why) => log::warn!("{}: {why}", file.display()),
-            None => self.manager.warm_up(pattern),
+            None => {
+                self.restore_weights();
+                self.manager.warm_up(pattern);
+            }
         }
     }
 
-    /// The history as it is to be kept.
-    fn image(&self) -> (PathBuf, Vec<u8>) {
+    /// Gives the models that learn what they learned. Those that cannot be read start anew, and say so.
+    fn restore_weights(&mut self) {
+        let mut kept = Vec::new();
+        for (name, _) in self.manager.weights() {
+            let file = self.gateway.config.log_dir.join(format!("{WEIGHTS}{name}"));
+            match files::read(&file) {
+                Ok(bytes) => kept.push((name, bytes)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => log::warn!("{}: {e}; the model starts anew", file.display()),
+            }
+        }
+        self.manager.restore_weights(&kept);
+    }
+
+    /// The history and the weights as they are to be kept.
+    fn image(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let g = &self.gateway;
-        let clock = &g.volume.clock;
-        let bytes = self.manager.pattern().save(&g.programs, clock.monotonic_ns(), clock.wall_ns());
-        (g.config.log_dir.join(HISTORY), bytes)
+        let (clock, dir) = (&g.volume.clock, &g.config.log_dir);
+        let history = self.manager.pattern().save(&g.programs, clock.monotonic_ns(), clock.wall_ns());
+        let weights = self.manager.weights().into_iter();
+        let weights = weights.map(|(name, bytes)| (dir.join(format!("{WEIGHTS}{name}")), bytes));
+        weights.chain([(dir.join(HISTORY), history)]).collect()
     }
 
     /// Whether the last writing of the history has ended: two at once would get in each other's way.
@@ -142,8 +163,8 @@ impl Planner {
                 self.kept_ns = Some(now);
                 // A disk that hangs must not hold up the ticks.
                 if self.is_kept() {
-                    let (file, bytes) = self.image();
-                    match spawn("historian", move || keep(&file, &bytes)) {
+                    let image = self.image();
+                    match spawn("historian", move || keep(&image)) {
                         Ok(h) => self.historian = Some(h),
                         Err(e) => log::warn!("starting a thread failed: {e}"),
                     }
@@ -152,8 +173,12 @@ impl Planner {
             Some(_) => {}
         }
         let start = clock.monotonic_ns();
+        for (program, parent) in self.gateway.programs.take_parents() {
+            self.manager.set_parent(program, parent);
+        }
         self.samples.clear();
         self.gateway.fs.history.drain(&mut self.samples);
+        self.gateway.recorders.feed(&self.samples);
         let forecast = self.manager.tick(start, &self.samples, self.last_cost_ns);
         self.last_cost_ns = clock.monotonic_ns() - start;
         let why = forecast.fallback.as_ref().map(ToString::to_string);
@@ -175,15 +200,17 @@ impl Planner {
 impl Drop for Planner {
     fn drop(&mut self) {
         if self.kept_ns.is_some() && self.is_kept() {
-            let (file, bytes) = self.image();
-            keep(&file, &bytes);
+            keep(&self.image());
         }
     }
 }
 
-fn keep(file: &Path, bytes: &[u8]) {
-    if let Err(e) = files::write_atomic(file, bytes, 0o600) {
-        log::warn!("{}: keeping the write pattern history failed: {e}", file.display());
+fn keep(image: &[(PathBuf, Vec<u8>)]) {
+    for (file, bytes) in image {
+        if let Err(e) = files::write_atomic(file, bytes, 0o600) {
+            log::warn!("{}: keeping the write pattern history failed: {e}", file.display());
+            return;
+        }
     }
 }
 
@@ -227,10 +254,10 @@ impl SegmentPool for LogPool<'_> {
         PoolState { owners: owners.into_values().collect() }
     }
 
-    fn reserve(&self, o: segmenter::Owner, class_bytes: u64) -> io::Result<u64> {
+    fn reserve(&self, o: segmenter::Owner, class_bytes: u64) -> io::Result<Option<u64>> {
         let start = self.volume.clock.monotonic_ns();
-        self.volume.wal.pool.reserve(wal_owner(o), class_bytes as u32)?;
-        Ok(self.volume.clock.monotonic_ns() - start)
+        let made = self.volume.wal.pool.reserve(wal_owner(o), class_bytes as u32)?;
+        Ok(made.then(|| self.volume.clock.monotonic_ns() - start))
     }
 
     fn release(&self, o: segmenter::Owner, class_bytes: u64) {

@@ -64,13 +64,15 @@ impl Callers {
         self.client(tid).unwrap_or_else(|| self.clients.nobody.clone())
     }
 
-    /// Finds the start times of new clients. May wait for a process that waits for us, so it has a
+    /// Finds the start times of new clients, and which program started them. May wait for a process that waits for us, so it has a
     /// thread of its own.
     pub fn complete(&self) {
         let new = std::mem::take(&mut *self.nameless.lock());
         for c in new {
-            if let Ok(ticks) = proc::start_ticks(c.slot.pid) {
-                c.slot.start.store(ticks, Ordering::Relaxed);
+            let Ok(origin) = proc::origin(c.slot.pid) else { continue };
+            c.slot.start.store(origin.start_ticks, Ordering::Relaxed);
+            if let Ok(parent) = proc::of_thread(origin.parent) {
+                self.programs.note_parent(c.program, self.programs.intern(&parent.comm));
             }
         }
     }

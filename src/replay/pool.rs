@@ -221,13 +221,13 @@ impl SegmentPool for SimPool {
         PoolState { owners: inner.owners.iter().map(state).collect() }
     }
 
-    fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<u64> {
+    fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<Option<u64>> {
         let mut inner = self.inner.lock();
         let took_ns = self.alloc_ns(class_bytes);
         inner.allocator_ns = inner.allocator_ns.max(inner.now_ns) + took_ns;
         let ready_ns = inner.allocator_ns;
         inner.segments(owner).ready.push((class_bytes, ready_ns));
-        Ok(took_ns)
+        Ok(Some(took_ns))
     }
 
     fn release(&self, owner: Owner, class_bytes: u64) {

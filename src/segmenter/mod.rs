@@ -138,9 +138,9 @@ pub struct PoolState {
 pub trait SegmentPool {
     /// As it is now; segments still being made count as ready.
     fn state(&self) -> PoolState;
-    /// Makes one segment ready. Returns what it took, nanoseconds. Fails when the disk does; then
-    /// nothing has changed.
-    fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<u64>;
+    /// Makes one segment ready. Returns what making it took, nanoseconds; `None` if one was at hand. Fails when the
+    /// disk does; then nothing has changed.
+    fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<Option<u64>>;
     /// Gives one ready segment back, if there still is one.
     fn release(&self, owner: Owner, class_bytes: u64);
     /// Sets the size of the owner's next segments; 0 sends a client back to the shared ones.

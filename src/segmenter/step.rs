@@ -81,9 +81,12 @@ impl Segmenter {
                 Action::Reserve { owner, class_bytes, count } if step.error.is_none() => {
                     for _ in 0..count {
                         match pool.reserve(owner, class_bytes) {
-                            Ok(ns) => {
+                            Ok(made_ns) => {
                                 self.refused = false;
-                                self.costs.allocations.observe(class_bytes, ns);
+                                // One at hand says nothing of what a write waits for when there is none.
+                                if let Some(ns) = made_ns {
+                                    self.costs.allocations.observe(class_bytes, ns);
+                                }
                             }
                             Err(why) => {
                                 if !std::mem::replace(&mut self.refused, true) {
@@ -130,7 +133,7 @@ mod tests {
         fn state(&self) -> PoolState {
             self.state.lock().clone()
         }
-        fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<u64> {
+        fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<Option<u64>> {
             if self.full {
                 return Err(io::Error::from(io::ErrorKind::StorageFull));
             }
@@ -138,7 +141,7 @@ mod tests {
                 Some(r) => r.1 += 1,
                 None => o.ready.push((class_bytes, 1)),
             });
-            Ok(5_000_000)
+            Ok(Some(5_000_000))
         }
         fn release(&self, owner: Owner, class_bytes: u64) {
             self.with(owner, |o| {

@@ -46,9 +46,18 @@ pub fn of_thread(tid: u32) -> io::Result<Process> {
     Ok(Process { tgid, comm: String::from_utf8_lossy(&buf[..n]).trim_end().to_owned() })
 }
 
-/// Start of a process in clock ticks since boot; with the tgid it names a process for good. May
-/// wait as long as the process waits for us (see `of_thread`): never ask it in a request.
-pub fn start_ticks(tgid: u32) -> io::Result<u64> {
+/// How a process came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its start in clock ticks since boot; with the tgid it names a process for good.
+    pub start_ticks: u64,
+    /// The process that started it, or that took it over; 0: none that we can see.
+    pub parent: u32,
+}
+
+/// Where a process comes from. May wait as long as the process waits for us (see `of_thread`): never ask it in a
+/// request.
+pub fn origin(tgid: u32) -> io::Result<Origin> {
     let mut buf = [0u8; 2048];
     let n = read(&format!("/proc/{tgid}/stat"), &mut buf)?;
     Ok(parse_stat(&buf[..n]).ok_or(io::ErrorKind::InvalidData)?)
@@ -64,12 +73,13 @@ fn read(path: &str, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Field 22. The comm before it is in parentheses and may itself hold spaces and parentheses.
-fn parse_stat(stat: &[u8]) -> Option<u64> {
+/// Fields 4 and 22. The comm before it is in parentheses and may itself hold spaces and parentheses.
+fn parse_stat(stat: &[u8]) -> Option<Origin> {
     let close = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(&stat[close + 1..]).ok()?;
     // What follows the comm is field 3.
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    let field = |n: usize| rest.split_ascii_whitespace().nth(n - 3);
+    Some(Origin { start_ticks: field(22)?.parse().ok()?, parent: field(4)?.parse().ok()? })
 }
 
 /// Tells of the end of processes. Any thread may add while one waits.
@@ -154,7 +164,7 @@ mod tests {
         for f in 4..30 {
             line.extend_from_slice(format!(" {}", f * 100).as_bytes());
         }
-        assert_eq!(parse_stat(&line), Some(2200));
+        assert_eq!(parse_stat(&line), Some(Origin { start_ticks: 2200, parent: 400 }));
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b")("), None);
     }
@@ -167,7 +177,8 @@ mod tests {
         });
         assert_eq!(there.unwrap().join().unwrap(), here);
         assert_eq!(here.tgid, std::process::id());
-        assert!(start_ticks(here.tgid).unwrap() > 0);
+        let origin = origin(here.tgid).unwrap();
+        assert!(origin.start_ticks > 0 && origin.parent > 0);
         assert_eq!(of_thread(0).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(of_thread(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -388,13 +388,15 @@ impl Pool {
         }
     }
 
-    /// Makes one segment ready for `owner`. Slow: never on a writer's way. Errors: no space.
-    pub fn reserve(&self, owner: Owner, size: u32) -> io::Result<()> {
+    /// Makes one segment ready for `owner`; true if it had to be made anew. Slow: never on a writer's way. Errors: no
+    /// space.
+    pub fn reserve(&self, owner: Owner, size: u32) -> io::Result<bool> {
         let size = self.size_class(size as u64);
         let free = {
             let mut r = self.ready.lock();
             r.free.iter().position(|s| s.size == size).map(|i| r.free.swap_remove(i))
         };
+        let made = free.is_none();
         let s = match free {
             Some(s) => s,
             None => match self.create(size, true) {
@@ -404,7 +406,7 @@ impl Pool {
             },
         };
         self.ready.lock().reserved.entry(owner).or_default().push(s);
-        Ok(())
+        Ok(made)
     }
 
     /// Gives one reserved segment of `owner` back to the pool.
