@@ -323,6 +323,9 @@ pub struct ReplayArgs {
     /// The report as JSON, version 1
     #[arg(long)]
     pub json: bool,
+    /// Also write a page with pictures, for a browser: forecast against what came, reserve against need
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// How far ahead forecasts are scored
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = units::duration)]
     pub horizon: Duration,

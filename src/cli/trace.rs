@@ -159,6 +159,7 @@ fn replay(args: &ReplayArgs, engine: &dyn Engine) -> Verdict {
         without: args.without.clone(),
         weights: args.weights.clone(),
         json: args.json,
+        html: args.html.clone(),
     };
     match engine.replay(&replay) {
         Ok(report) => output::print(&output::line(report)),

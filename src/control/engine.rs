@@ -44,6 +44,8 @@ pub struct Replay {
     pub weights: Option<PathBuf>,
     /// JSON instead of a table.
     pub json: bool,
+    /// Where a page with pictures goes too.
+    pub html: Option<PathBuf>,
 }
 
 /// A training of the LSTM on a recorded trace.

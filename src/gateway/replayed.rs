@@ -73,6 +73,12 @@ pub fn run(r: &Replay) -> Result<String, String> {
         ..ReplayOptions::default()
     };
     let report = replay::replay(&trace, &options, &*clock::real()).map_err(|e| format!("{file}: {e}"))?;
+    if let Some(page) = &r.html {
+        let title = r.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let shown = page.display();
+        let html = replay::page(&title, &report).map_err(|e| format!("{shown}: {e}"))?;
+        files::write_atomic(page, html.as_bytes(), 0o644).map_err(|e| format!("{shown}: {e}"))?;
+    }
     if r.json {
         serde_json::to_string(&report).map_err(|e| format!("{file}: writing JSON failed: {e}"))
     } else {

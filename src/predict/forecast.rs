@@ -61,6 +61,8 @@ pub struct Forecast {
     pub seal_bytes_q50: f64,
     /// Most bytes ever seen in a horizon.
     pub largest_bytes: u64,
+    /// Most bytes worth waiting for: models expect a flood for as long as they remember the last one.
+    pub credible_bytes: u64,
     pub programs: Vec<ProgramForecast>,
     pub clients: Vec<ClientForecast>,
     pub births: Vec<BirthLease>,
@@ -85,6 +87,7 @@ impl Forecast {
             total: Distribution::point(0.0),
             seal_bytes_q50: 0.0,
             largest_bytes: 0,
+            credible_bytes: u64::MAX,
             programs: Vec::new(),
             clients: Vec::new(),
             births: Vec::new(),

@@ -5,6 +5,7 @@ use super::features::{FeatureTracker, TickFeatures};
 use super::groups::Groups;
 use super::models::{self, SlidingQuantile};
 use super::panel::{Chosen, Panel};
+use super::recurrence::Recurrence;
 use super::tick::Tick;
 use super::*;
 use crate::history::{Pattern, Resolution, Sample, Scope};
@@ -18,6 +19,8 @@ const BIRTH_TAU: f64 = 0.9;
 const BIRTH_LEASE_NS: u64 = 2_000_000_000;
 const BIRTH_LEASES_MAX: usize = 64;
 const CLIENTS_REPORTED: usize = 16;
+/// How long a flood that stopped is still waited for.
+const CALM_NS: u64 = 9_000_000_000;
 /// Ticks of kept history that are relived at a start.
 const WARM_UP_TICKS: i64 = 12_000;
 
@@ -33,6 +36,7 @@ pub struct PredictiveLogManager {
     seal: SlidingQuantile,
     seal_window: VecDeque<u64>,
     seal_bytes: u64,
+    recurrence: Recurrence,
     groups: Groups,
     clients: Clients,
     mixture: ClientMixture,
@@ -82,6 +86,7 @@ impl PredictiveLogManager {
             seal: SlidingQuantile::new("seal", 60 * second as usize),
             seal_window: VecDeque::new(),
             seal_bytes: 0,
+            recurrence: Recurrence::new(horizon, config.ticks(CALM_NS)),
             groups: Groups::new(horizon),
             clients: Clients::default(),
             mixture: ClientMixture::new(horizon as usize, HALF_LIFE_SECONDS * second as f64),
@@ -238,6 +243,7 @@ impl PredictiveLogManager {
             self.health.bursts += 1;
         }
         self.follow_seal(tick.sums.bytes);
+        self.recurrence.observe(tick.sums.bytes);
         self.groups.observe(&tick.programs);
         self.clients.observe(&tick.clients);
         let bytes: Vec<_> = tick.programs.iter().map(|p| (p.0, p.1)).collect();
@@ -282,6 +288,10 @@ impl PredictiveLogManager {
             total,
             seal_bytes_q50: self.seal.quantile(0.5) as f64,
             largest_bytes: self.panel.largest_bytes(),
+            credible_bytes: match self.panel.foresees(chosen.model) {
+                true => u64::MAX,
+                false => self.recurrence.credible_bytes(),
+            },
             programs,
             births: self.leases.iter().copied().collect(),
             client_log_loss_nats: self.mixture.log_loss(),

@@ -18,6 +18,7 @@ mod mixture;
 pub mod models;
 mod onset;
 mod panel;
+mod recurrence;
 mod score;
 mod tick;
 
@@ -42,6 +43,10 @@ pub trait Model: Send {
     fn observe(&mut self, tick: &TickFeatures);
     /// The distribution of the bytes of the horizon that starts now.
     fn forecast(&mut self) -> Distribution;
+    /// Whether it is right about bursts of a size that came only once: the oracle of a replay is.
+    fn foresees(&self) -> bool {
+        false
+    }
     /// What it learned, as bytes to be kept; `None` for one that starts anew each time.
     fn weights(&self) -> Option<Vec<u8>> {
         None

@@ -68,6 +68,11 @@ impl Panel {
         self.experts[expert].name()
     }
 
+    /// Whether an expert is right about what came only once.
+    pub fn foresees(&self, expert: usize) -> bool {
+        self.experts[expert].foresees()
+    }
+
     /// What experts learned that is worth keeping.
     pub fn weights(&self) -> Vec<(String, Vec<u8>)> {
         self.experts.iter().filter_map(|e| Some((e.name().to_string(), e.weights()?))).collect()

@@ -94,6 +94,10 @@ impl Model for Oracle {
     fn observe(&mut self, _: &TickFeatures) {
         self.tick += 1;
     }
+    fn foresees(&self) -> bool {
+        true
+    }
+
     fn forecast(&mut self) -> Distribution {
         Distribution::point(self.coming.get(self.tick).copied().unwrap_or(0) as f64)
     }

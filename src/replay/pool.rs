@@ -116,6 +116,11 @@ impl SimPool {
         inner.note_idle();
     }
 
+    /// Bytes that are ready or left in open segments now.
+    pub fn idle_bytes(&self) -> u64 {
+        self.inner.lock().idle()
+    }
+
     /// What was counted since the last call.
     pub fn take_tally(&self) -> Tally {
         std::mem::take(&mut self.inner.lock().tally)
@@ -187,12 +192,16 @@ impl Inner {
         }
     }
 
-    fn note_idle(&mut self) {
+    fn idle(&self) -> u64 {
         let idle_of = |s: &Segments| {
             let room = s.open.as_ref().map_or(0, |o| o.bytes - o.used);
             room + s.ready.iter().map(|r| r.0).sum::<u64>()
         };
-        let idle: u64 = self.owners.values().map(idle_of).sum();
+        self.owners.values().map(idle_of).sum()
+    }
+
+    fn note_idle(&mut self) {
+        let idle = self.idle();
         self.tally.idle_sum += idle as f64;
         self.tally.idle_count += 1;
         self.tally.idle_max_bytes = self.tally.idle_max_bytes.max(idle);

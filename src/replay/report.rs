@@ -1,5 +1,6 @@
 //! The result of a replay, as JSON (version 1: fields may be added, never changed) and as a table.
 
+use super::track::Track;
 use serde::Serialize;
 use std::fmt;
 
@@ -45,6 +46,9 @@ pub struct ReplayReport {
     pub alloc_ms: f64,
     pub alloc_ms_per_mib: f64,
     pub policies: Vec<PolicyReport>,
+    /// The whole trace, for pictures.
+    #[serde(skip)]
+    pub tracks: Vec<Track>,
 }
 
 impl fmt::Display for ReplayReport {

@@ -4,6 +4,7 @@ use super::policy::{Policy, all_policies};
 use super::pool::{SimPool, Tally};
 use super::report::{PolicyReport, ReplayReport, TraceReport};
 use super::trace::Trace;
+use super::track::Track;
 use crate::predict::{FeatureTracker, Forecast, ManagerConfig, Scored, TickFeatures, TickSums};
 use crate::segmenter::{Costs, Limits, Segmenter};
 use crate::sys::clock::Clock;
@@ -75,6 +76,7 @@ struct Outcome {
     scored: Scored,
     client_loss: f64,
     ticks_us: Vec<u32>,
+    track: Track,
 }
 
 /// Plays the trace against every policy asked for. `clock` only times the ticks. Fails on an unknown
@@ -91,7 +93,7 @@ pub fn replay(trace: &Trace, options: &ReplayOptions, clock: &dyn Clock) -> Resu
     }
     let options = ReplayOptions { interval_ns, ..options.clone() };
     let play =
-        |name: &str| Ok(one(trace, Policy::by_name(name, &options, &outcomes)?, &options, ticks, clock));
+        |name: &str| Ok(one(trace, Policy::by_name(name, &options, &outcomes)?, &options, &outcomes, clock));
     let mut played = names.iter().map(|name| play(name)).collect::<Result<Vec<Outcome>, String>>()?;
     let reference = match played.iter().find(|o| o.name == REFERENCE) {
         Some(o) => o.scored,
@@ -109,15 +111,24 @@ pub fn replay(trace: &Trace, options: &ReplayOptions, clock: &dyn Clock) -> Resu
         alloc_ms: options.alloc_ms,
         alloc_ms_per_mib: options.alloc_ms_per_mib,
         policies: played.iter_mut().map(|o| o.report(&reference)).collect(),
+        tracks: played.into_iter().map(|o| o.track).collect(),
     })
 }
 
-fn one(trace: &Trace, policy: Policy, options: &ReplayOptions, ticks: u64, clock: &dyn Clock) -> Outcome {
+fn one(
+    trace: &Trace,
+    policy: Policy,
+    options: &ReplayOptions,
+    outcomes: &[u64],
+    clock: &dyn Clock,
+) -> Outcome {
+    let ticks = outcomes.len() as u64;
     let Policy { name, limits, mut manager } = policy;
     let pool = SimPool::new(options.alloc_ms, options.alloc_ms_per_mib, limits.seal_after_ns);
     let mut segmenter = Segmenter::new(Costs::default(), limits);
     let mut forecast = Forecast::none(options.horizon_ns);
     let (mut client_loss, mut ticks_us, mut rest) = ((0.0, 0.0), Vec::new(), &trace.samples[..]);
+    let mut track = Track::new(&name, trace.seconds(), options, outcomes);
     segmenter.step(0, &forecast, &pool);
     for tick in 1..=ticks {
         let now_ns = tick * options.interval_ns;
@@ -132,6 +143,7 @@ fn one(trace: &Trace, policy: Policy, options: &ReplayOptions, ticks: u64, clock
         let start_ns = clock.monotonic_ns();
         forecast = manager.tick(now_ns, samples, 0);
         segmenter.step(now_ns, &forecast, &pool);
+        track.note(tick, &forecast.total, pool.idle_bytes());
         ticks_us.push((clock.monotonic_ns().saturating_sub(start_ns) / 1000) as u32);
         if let Some(loss) = manager.last_client_loss() {
             client_loss = (client_loss.0 + loss, client_loss.1 + 1.0);
@@ -144,6 +156,7 @@ fn one(trace: &Trace, policy: Policy, options: &ReplayOptions, ticks: u64, clock
     }
     Outcome {
         name,
+        track,
         tally: pool.take_tally(),
         scored: manager.take_scored(),
         client_loss: if client_loss.1 > 0.0 { client_loss.0 / client_loss.1 } else { 0.0 },

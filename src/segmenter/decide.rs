@@ -51,7 +51,7 @@ fn want(d: Demand, forecast: &Forecast, pool: &PoolState, costs: &Costs, limits:
     let now = state_of(pool, d.owner);
     let ages = now.open_age_ns.unwrap_or(0).saturating_add(forecast.horizon_ns) >= limits.seal_after_ns;
     let room_bytes = if ages && now.open_age_ns.is_some() { 0 } else { now.room_bytes };
-    let base = limits.class_up(forecast.seal_bytes_q50 * d.share);
+    let base = limits.class_up(forecast.seal_bytes_q50.min(forecast.credible_bytes as f64) * d.share);
     let beyond = d.bytes.after(now.taken_bytes as f64);
     // A burst larger than the forecast knows of: at least the next segment is ready.
     let demand =

@@ -37,6 +37,13 @@ pub fn clients_that_matter(forecast: &Forecast, pool: &PoolState, limits: &Limit
     forecast.clients.iter().filter(matters).take(limits.clients_max).map(|c| c.client).collect()
 }
 
+/// Not more than is worth waiting for.
+fn credible(bytes: &Distribution, forecast: &Forecast) -> Distribution {
+    let mut d = bytes.clone();
+    d.clip(forecast.credible_bytes as f64);
+    d
+}
+
 /// Demands of all owners by the forecast, `Shared` first.
 pub fn demands(forecast: &Forecast, pool: &PoolState, limits: &Limits) -> Vec<Demand> {
     let own = clients_that_matter(forecast, pool, limits);
@@ -45,14 +52,14 @@ pub fn demands(forecast: &Forecast, pool: &PoolState, limits: &Limits) -> Vec<De
     for client in &own {
         if let Some(c) = forecast.clients.iter().find(|c| c.client == *client) {
             rest -= c.share;
-            let (owner, bytes) = (Owner::Client(*client), c.distribution.clone());
+            let (owner, bytes) = (Owner::Client(*client), credible(&c.distribution, forecast));
             all.push(Demand { owner, bytes, share: c.share, born_bytes: 0 });
         }
     }
     let rest = rest.clamp(0.0, 1.0);
     // Not less what own clients are to write: one may end at any moment, and its successor starts in the
     // shared segment. Measured: 1 stall instead of 6 for 0.6 MiB more.
-    let shared = forecast.total.clone();
+    let shared = credible(&forecast.total, forecast);
     all.insert(0, Demand { owner: Owner::Shared, bytes: shared, share: rest, born_bytes: 0 });
     for lease in &forecast.births {
         let owner = Owner::Client(lease.client);
