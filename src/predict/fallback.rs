@@ -124,15 +124,22 @@ impl Health {
 #[derive(Clone, Debug)]
 pub struct FallbackState {
     now: Option<Fallback>,
-    since_ns: u64,
+    /// `None` before the first tick.
+    since_ns: Option<u64>,
     good_since_ns: Option<u64>,
+}
+
+impl Default for FallbackState {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FallbackState {
     /// Static until proven better.
-    pub fn new(now_ns: u64) -> Self {
+    pub fn new() -> Self {
         let first = Fallback::ShortHistory { seconds: 0.0, bursts: 0 };
-        FallbackState { now: Some(first), since_ns: now_ns, good_since_ns: None }
+        FallbackState { now: Some(first), since_ns: None, good_since_ns: None }
     }
 
     /// Judges a tick. Leaves the fallback only after 10 s without any cause and with an advantage.
@@ -153,19 +160,20 @@ impl FallbackState {
             None => Some(Fallback::Rearming { seconds: good_ns as f64 / 1e9 }),
         };
         if next.is_some() != self.now.is_some() {
-            let seconds = now_ns.saturating_sub(self.since_ns) as f64 / 1e9;
+            let seconds = self.since_ns.map_or(0.0, |since| now_ns.saturating_sub(since) as f64 / 1e9);
             match &next {
                 Some(why) => log::info!("segments sized statically, after {seconds:.0} s by forecast: {why}"),
                 None => log::info!("segments sized by forecast, after {seconds:.0} s statically"),
             }
-            self.since_ns = now_ns;
+            self.since_ns = Some(now_ns);
         }
+        self.since_ns.get_or_insert(now_ns);
         self.now = next;
         self.now.as_ref()
     }
 
-    /// Since when the present state holds, monotonic nanoseconds.
-    pub fn since_ns(&self) -> u64 {
+    /// Since when the present state holds, monotonic nanoseconds; `None` before the first tick.
+    pub fn since_ns(&self) -> Option<u64> {
         self.since_ns
     }
 }
@@ -182,10 +190,10 @@ mod tests {
 
     /// A state that has been armed at 20 s.
     fn armed() -> FallbackState {
-        let mut f = FallbackState::new(0);
+        let mut f = FallbackState::new();
         f.update(0, &well(), true);
         assert_eq!(f.update(10 * S, &well(), true), None);
-        assert_eq!(f.since_ns(), 10 * S);
+        assert_eq!(f.since_ns(), Some(10 * S));
         f
     }
 
@@ -236,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_model_by_name_is_not_judged_on_cost() {
-        let mut f = FallbackState::new(0);
+        let mut f = FallbackState::new();
         let poor = Health { advantage: 0.0, misses: 60, ..well() };
         f.update(0, &poor, false);
         assert_eq!(f.update(10 * S, &poor, false), None);

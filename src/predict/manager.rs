@@ -81,7 +81,7 @@ impl PredictiveLogManager {
             tracker: FeatureTracker::new(horizon),
             onsets: Onsets::default(),
             panel: Panel::new(experts, candidates, horizon, config.interval_ns),
-            fallback: FallbackState::new(0),
+            fallback: FallbackState::new(),
             health: Health::default(),
             seal: SlidingQuantile::new("seal", 60 * second as usize),
             seal_window: VecDeque::new(),

@@ -99,7 +99,7 @@ impl Want {
     }
 }
 
-/// Gives back what is not worth its memory, the most wasteful first, at most half of the bytes in a second.
+/// Gives back what is not worth its memory, the most wasteful first, at most three quarters of the bytes in a second.
 fn shed(w: &mut Want, horizon_ns: u64, costs: &Costs) {
     if !w.now.may_shrink || w.now.taken_bytes > 0 {
         return;
@@ -119,7 +119,7 @@ fn shed(w: &mut Want, horizon_ns: u64, costs: &Costs) {
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((saved, i)) = best else { return };
         let after = all - w.kept[i];
-        if saved <= 0.0 || (after * 2 < start && !w.released.is_empty()) || (w.leased && after == 0) {
+        if saved <= 0.0 || (after * 4 < start && !w.released.is_empty()) || (w.leased && after == 0) {
             return;
         }
         w.released.push(w.kept.remove(i));

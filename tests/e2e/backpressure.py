@@ -79,6 +79,15 @@ def synced(path):
     return True
 
 
+def small(path):
+    with open(path, "wb", buffering=0) as f:
+        for _ in range(32):
+            if f.write(b"s" * 65536) != 65536:
+                return False
+        os.fsync(f.fileno())
+    return True
+
+
 def resumes(path):
     try:
         with open(path, "wb", buffering=0) as f:
@@ -105,6 +114,7 @@ def stuck(s):
         s.check(ended == 0 and errors == [f"error {errno.ENOSPC}"], "the writer gets ENOSPC at write, after declared backpressure",
                 f"exit {ended}, {errors}, {len(lat)} MiB acknowledged")
         s.note(f"{len(lat)} MiB acknowledged before it, slowest call {max(lat, default=0):.1f} s")
+        s.check(s.within(35, small, g.path("small")), "no client holds more than its share: another one still writes and syncs 2 MiB")
         s.check(s.within(35, whole, g.path("big"), 7, len(lat)), "what was acknowledged reads back whole at 100 %")
         s.check(s.within(35, gone, g.path("victim")), "a delete works at 100 %")
         s.check(s.within(35, synced, g.path("big")), "what was acknowledged can be synced")
@@ -112,7 +122,7 @@ def stuck(s):
         s.thaw(back)
     s.check(s.within(90, wait_until, lambda: resumes(g.path("after")), 60, 0.5), "service resumes without a remount")
     r = g.umount(timeout=300)
-    s.check(r.returncode == 0 and whole(back + "/big", 7, len(lat)) and not os.path.exists(back + "/victim"),
+    s.check(r.returncode == 0 and whole(back + "/big", 7, len(lat)) and not os.path.exists(back + "/victim") and os.path.getsize(back + "/small") == 2 << 20,
             "umount returns 0; the backing holds all that was acknowledged", r.stderr)
 
 
