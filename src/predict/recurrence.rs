@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(after(&[4000], 60), 0);
         assert_eq!(after(&[4000, 4000], 60), 4000);
         assert_eq!(after(&[4000, 1000, 2000], 60), 2000);
-        assert_eq!(after(&[4000, 4000], 13_000), 4000);
+        assert_eq!(after(&[4000, 4000], 13_000), 0);
         let mut r = Recurrence::new(4, 40);
         (0..100).for_each(|_| r.observe(7));
         assert_eq!(r.credible_bytes(), 44 * 7);

@@ -177,7 +177,7 @@ mod tests {
             sizes.push((shared(&pool).segment_bytes >> 10, shared(&pool).ready_bytes() >> 20));
         }
         sizes.dedup();
-        assert_eq!(sizes, [(2048, 16), (1024, 8), (512, 4)]);
+        assert_eq!(sizes, [(2048, 8), (1024, 4), (512, 0)]);
     }
 
     #[test]

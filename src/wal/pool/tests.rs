@@ -79,3 +79,15 @@ fn every_byte_is_in_use_or_free_or_reserved() {
         }
     }
 }
+
+#[test]
+fn a_flood_leaves_an_eighth_to_the_others() {
+    let limits = pool().limits;
+    let most = limits.limit(Class::Data);
+    assert_eq!(limits.limit_for(Class::Data, most / 2, 2), most);
+    assert_eq!(limits.limit_for(Class::Data, most / 2 + 1, 2), most - most / 8);
+    assert_eq!(limits.limit_for(Class::Data, most / 4 + 1, 4), most - most / 8);
+    // Alone it may not take all either: who comes next finds room.
+    assert_eq!(limits.limit_for(Class::Data, most / 2 + 1, 1), most - most / 8);
+    assert_eq!(limits.limit_for(Class::Meta, most, 2), limits.limit(Class::Meta));
+}
