@@ -1,9 +1,11 @@
-//! F5: the only module that names fuser. It turns requests into calls of `fs/` and their outcomes
-//! into replies; nothing else.
+//! F5: the only module that names fuser and the kernel's FUSE interface. It turns requests into calls of `fs/` and
+//! their outcomes into replies; nothing else. `ops` is the same for all requests, whichever way they came.
 
 mod adapter;
+mod answer;
 mod caller;
 mod convert;
+mod ops;
 mod reply;
 mod session;
 mod trim;

@@ -2,6 +2,7 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
+use super::ops::Ops;
 use super::trim::Trimmer;
 use crate::fs::{Fs, Told};
 use crate::sys::fusemount::{MountOptions, mount_fuse};
@@ -34,7 +35,7 @@ impl Served {
 
 /// Largest write the kernel sends at once. The copies of a request cannot be interrupted: larger ones make
 /// a stream faster and everyone else wait (docs/BENCHMARKS.md, isolation).
-pub(super) const WRITE_BYTES_MAX: u32 = 128 << 10;
+const WRITE_BYTES_MAX: u32 = 128 << 10;
 
 /// How often it is looked whether too many inodes are in memory.
 const TRIM_EVERY: Duration = Duration::from_millis(250);
@@ -61,6 +62,12 @@ pub(super) fn ask_for(config: &mut KernelConfig, access_lists: bool) {
             log::info!("the kernel has no {cap:?}");
         }
     }
+    if let Err(most) = config.set_max_write(WRITE_BYTES_MAX) {
+        log::info!("largest write: {most} bytes");
+    }
+    if let Err(most) = config.set_max_background(128) {
+        log::info!("requests in the background: {most}");
+    }
 }
 
 /// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
@@ -79,7 +86,8 @@ pub fn serve(
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let told = fs.clone();
-    let adapter = Adapter { fs, callers, pool: Pool::default() };
+    let ops = Arc::new(Ops { fs, callers, pool: Pool::default() });
+    let adapter = Adapter { ops };
     let session = Session::from_fd(adapter, fd, acl, config)?;
     let notifier = session.notifier();
     let tell = move |ino: InodeId, what: Told| {
