@@ -3,7 +3,7 @@
 use super::convert::set_attr;
 use super::ops::{Caller, CopyRange, Ops, OwnedNew, WriteAt, how};
 use super::reply::Carried;
-use super::session::ask_for;
+use super::session::{RingsWanted, ask_for};
 use crate::types::{InodeId, Kind};
 use fuser::*;
 use std::ffi::OsStr;
@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 pub struct Adapter {
     pub ops: Arc<Ops>,
+    pub rings: Arc<RingsWanted>,
 }
 
 fn by(req: &Request) -> Caller {
@@ -30,7 +31,7 @@ fn bytes(name: &OsStr) -> Vec<u8> {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        ask_for(config, self.ops.fs.has_access_lists());
+        ask_for(config, self.ops.fs.has_access_lists(), &self.rings);
         Ok(())
     }
 

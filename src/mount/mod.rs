@@ -7,8 +7,10 @@ mod caller;
 mod convert;
 mod ops;
 mod reply;
+mod ring;
 mod session;
 mod trim;
+pub mod wire;
 
 pub use caller::Callers;
-pub use session::{Served, serve};
+pub use session::{How, Served, serve};
