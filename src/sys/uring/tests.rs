@@ -53,7 +53,10 @@ fn a_stop_is_heard() {
     let Ok(mut ring) = Ring::new(&[0], 1, 4096) else { return };
     ring.device = Some(std::fs::File::open("/dev/null").unwrap().into());
     let stopper = ring.stopper();
-    let t = std::thread::spawn(move || ring.run(|_| ()));
+    let t = std::thread::spawn(move || {
+        ring.own()?;
+        ring.run(|_| ())
+    });
     std::thread::sleep(std::time::Duration::from_millis(20));
     stopper.stop();
     assert_eq!(t.join().unwrap().unwrap(), Ended::Stopped);
