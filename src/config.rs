@@ -43,6 +43,17 @@ pub enum Transport {
     Device,
 }
 
+impl Transport {
+    /// As the flag and the status say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Auto => "auto",
+            Transport::Uring => "uring",
+            Transport::Device => "device",
+        }
+    }
+}
+
 /// The mount options the kernel keeps, from `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MountFlags {

@@ -282,10 +282,8 @@ impl Reader<'_> {
             "wait-umount",
             &[("auto", WaitUmount::Auto), ("yes", WaitUmount::Yes), ("no", WaitUmount::No)],
         )?;
-        if wait_umount == WaitUmount::Yes && !can.uring {
-            return refuse(
-                "--wait-umount yes: only the ring transport can hold a plain umount, and this build has none; use `forelog umount`",
-            );
+        if wait_umount == WaitUmount::Yes && !can.wait_umount {
+            return refuse("--wait-umount yes: this build cannot hold a plain umount; use `forelog umount`");
         }
         let durability =
             self.choice("durability", &[("log", Durability::Log), ("backing", Durability::Backing)])?;

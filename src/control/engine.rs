@@ -10,8 +10,10 @@ use std::time::Duration;
 /// What this build can honour; the rest is refused before anything starts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Abilities {
-    /// Requests over io_uring, and with them a umount(2) that waits.
+    /// Requests over io_uring.
     pub uring: bool,
+    /// A plain umount(2) that waits.
+    pub wait_umount: bool,
     /// A metrics listener.
     pub metrics: bool,
     /// A lease that can be taken over.

@@ -61,10 +61,11 @@ fn head(out: &mut String, s: &Status) -> std::fmt::Result {
     writeln!(out, "  log dir    {}", plain(&s.log_dir))?;
     writeln!(
         out,
-        "  gateway    pid {}, up {}, {} open handles",
+        "  gateway    pid {}, up {}, {} open handles, requests by {}",
         s.pid,
         seconds(s.uptime_seconds),
-        s.open_handles
+        s.open_handles,
+        plain(&s.transport)
     )
 }
 

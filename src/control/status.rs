@@ -48,6 +48,8 @@ pub struct Status {
     pub backing: String,
     pub log_dir: String,
     pub uptime_seconds: f64,
+    /// How requests come from the kernel: `uring` or `device`.
+    pub transport: String,
     pub open_handles: u64,
     pub requests: Requests,
     pub log: Log,
@@ -173,6 +175,7 @@ impl Default for Status {
             backing: String::new(),
             log_dir: String::new(),
             uptime_seconds: 0.0,
+            transport: String::new(),
             open_handles: 0,
             requests: Requests::default(),
             log: Log::default(),

@@ -13,7 +13,8 @@ pub struct ForelogEngine;
 impl Engine for ForelogEngine {
     fn abilities(&self) -> Abilities {
         Abilities {
-            uring: false,
+            uring: true,
+            wait_umount: false,
             metrics: false,
             takeover: false,
             bucket: false,

@@ -14,7 +14,7 @@ mod workers;
 
 pub use engine::ForelogEngine;
 
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::control::Verdict;
 use crate::fs::Fs;
 use crate::history::Programs;
@@ -26,8 +26,8 @@ use crate::volume::Volume;
 use crate::writeback::{Retry, Shared};
 use parking_lot::{Condvar, Mutex};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Why the gateway ends.
@@ -65,6 +65,8 @@ pub struct Gateway {
     mending: Mutex<Mending>,
     sign_of_life: Mutex<SignOfLife>,
     draining: AtomicBool,
+    /// How requests come, once mounted.
+    transport: OnceLock<Transport>,
     life: (Mutex<Life>, Condvar),
 }
 
@@ -97,6 +99,12 @@ impl Gateway {
             *s = SignOfLife { done, at_ns: now };
         }
         Some(now.saturating_sub(s.at_ns) / 1_000_000_000).filter(|&n| n >= HANGS_SECONDS)
+    }
+
+    fn served_by(&self, transport: Transport) {
+        if self.transport.set(transport).is_err() {
+            log::debug!("mounted before");
+        }
     }
 
     fn end(&self, why: Ending) {
@@ -215,9 +223,10 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
         noatime: c.flags.noatime,
         max_read: None,
     };
-    let served =
-        crate::mount::serve(gateway.fs.clone(), gateway.callers.clone(), &c.mountpoint, &options, c.threads)
-            .map_err(|e| e.to_string())?;
+    let how = crate::mount::How { threads: c.threads, transport: c.transport };
+    let (fs, callers) = (gateway.fs.clone(), gateway.callers.clone());
+    let served = crate::mount::serve(fs, callers, &c.mountpoint, &options, how).map_err(|e| e.to_string())?;
+    gateway.served_by(served.transport);
     let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway))
     {
         Ok(s) => s,

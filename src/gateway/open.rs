@@ -22,8 +22,8 @@ use crate::writeback::{Retry, Settings, Shared};
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 /// Name of the lease in the backing.
 const LEASE: &str = ".forelog/lease";
@@ -118,6 +118,7 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         mending: Mutex::new(Mending { retry: Retry::new(clock.monotonic_ns()), trouble: None }),
         sign_of_life: Default::default(),
         draining: AtomicBool::new(false),
+        transport: OnceLock::new(),
         life: Default::default(),
     }))
 }

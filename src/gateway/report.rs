@@ -20,6 +20,7 @@ impl Gateway {
             backing: self.volume.backing.describe(),
             log_dir: self.config.log_dir.display().to_string(),
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
+            transport: self.transport.get().map_or("", |t| t.name()).into(),
             open_handles: self.fs.open_handles() as u64,
             requests: status::Requests {
                 write: self.timing(Verb::Write),

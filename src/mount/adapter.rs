@@ -1,14 +1,10 @@
-//! The adapter: one short method a request.
-use super::caller::Callers;
-use super::convert::{self, TTL, attr, file_type, kind_of_mode};
-use super::reply::{OwnedNew, attributes, code, data, empty, entry, how, open_flags, sized, written};
-use super::session::WRITE_BYTES_MAX;
-use crate::fs::meter::Verb;
-use crate::fs::{Fs, Who};
-use crate::sys::patience;
-use crate::sys::pool::Pool;
+//! fuser's requests as calls of the operations: one short method each.
+
+use super::convert::set_attr;
+use super::ops::{Caller, CopyRange, Ops, OwnedNew, WriteAt, how};
+use super::reply::Carried;
+use super::session::{RingsWanted, ask_for};
 use crate::types::{InodeId, Kind};
-use crate::volume::{Error, Result};
 use fuser::*;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,78 +13,38 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub struct Adapter {
-    pub fs: Arc<Fs>,
-    pub callers: Arc<Callers>,
-    pub pool: Pool,
+    pub ops: Arc<Ops>,
+    pub rings: Arc<RingsWanted>,
 }
 
-impl Adapter {
-    fn who(&self, req: &Request) -> Who {
-        Who { uid: req.uid(), gid: req.gid(), client: self.callers.or_nobody(req.pid()) }
-    }
+fn by(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), tid: req.pid() }
+}
 
-    /// Runs an operation here if it need not wait, else on a thread that may.
-    fn run<T: Send + 'static>(
-        &self,
-        mut op: impl FnMut(&Fs) -> Result<T> + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) {
-        match patience::impatient(|| op(&self.fs)) {
-            Err(Error::WouldBlock | Error::Full) => {
-                let fs = self.fs.clone();
-                self.pool.run(move || reply(fs.patiently(|| op(&fs))));
-            }
-            r => reply(r),
-        }
-    }
+fn id(ino: INodeNo) -> InodeId {
+    InodeId(ino.0)
+}
 
-    fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, new: OwnedNew, reply: ReplyEntry) {
-        let (who, name) = (self.who(req), name.as_bytes().to_vec());
-        let op = move |fs: &Fs| fs.make(&who, InodeId(parent.0), &name, &new.borrow()).map(Some);
-        self.run(op, |r| entry(reply, r));
-    }
-
-    fn sync(&self, req: &Request, ino: INodeNo, reply: ReplyEmpty) {
-        let who = self.who(req);
-        let start = self.fs.volume.clock.monotonic_ns();
-        let fs = self.fs.clone();
-        let done = Box::new(move |r: Result<()>| {
-            let took = fs.volume.clock.monotonic_ns() - start;
-            fs.meter.note(Verb::Fsync, 0, took);
-            empty(reply, r);
-        });
-        self.fs.fsync(&who, InodeId(ino.0), done);
-    }
+fn bytes(name: &OsStr) -> Vec<u8> {
+    name.as_bytes().to_vec()
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::session::ask_for(config, self.fs.has_access_lists());
-        if let Err(most) = config.set_max_write(WRITE_BYTES_MAX) {
-            log::info!("largest write: {most} bytes");
-        }
-        if let Err(most) = config.set_max_background(128) {
-            log::info!("requests in the background: {most}");
-        }
+        ask_for(config, self.ops.fs.has_access_lists(), &self.rings);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.as_bytes().to_vec();
-        let op = move |fs: &Fs| fs.lookup(InodeId(parent.0), &name);
-        self.run(op, |r| match r {
-            // Remembered as absent: programs probe the same missing names again and again.
-            Ok(None) => reply.entry(&TTL, &convert::absent(), Generation(0)),
-            r => entry(reply, r),
-        });
+        self.ops.lookup(id(parent), bytes(name), reply);
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(InodeId(ino.0), nlookup);
+        self.ops.fs.forget(id(ino), nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.run(move |fs| fs.getattr(InodeId(ino.0)), |r| attributes(reply, r));
+        self.ops.getattr(id(ino), reply);
     }
 
     fn setattr(
@@ -109,13 +65,12 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let who = self.who(req);
-        let set = convert::set_attr(mode, uid, gid, size, atime, mtime, ctime);
-        self.run(move |fs| fs.setattr(&who, InodeId(ino.0), &set), |r| attributes(reply, r));
+        let set = set_attr(mode, uid, gid, size, atime, mtime, ctime);
+        self.ops.setattr(by(req), id(ino), set, reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.run(move |fs| fs.readlink(InodeId(ino.0)), |r| data(reply, r));
+        self.ops.readlink(id(ino), reply);
     }
 
     fn mknod(
@@ -128,30 +83,25 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        match kind_of_mode(mode) {
-            Some(kind) => self.make(req, parent, name, OwnedNew::plain(kind, mode, umask, rdev), reply),
-            None => reply.error(Errno::EINVAL),
-        }
+        self.ops.mknod(by(req), id(parent), bytes(name), (mode, umask, rdev), reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.make(req, parent, name, OwnedNew::plain(Kind::Dir, mode, umask, 0), reply);
+        let new = OwnedNew::plain(Kind::Dir, mode, umask, 0);
+        self.ops.make(by(req), id(parent), bytes(name), new, reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let target = target.as_os_str().as_bytes().to_vec();
-        let new = OwnedNew { kind: Kind::Symlink, mode: 0o777, umask: 0, rdev: 0, target };
-        self.make(req, parent, name, new, reply);
+        let new = OwnedNew::symlink(bytes(target.as_os_str()));
+        self.ops.make(by(req), id(parent), bytes(name), new, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, name) = (self.who(req), name.as_bytes().to_vec());
-        self.run(move |fs| fs.remove(&who, InodeId(parent.0), &name, false), |r| empty(reply, r));
+        self.ops.remove(by(req), id(parent), bytes(name), false, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, name) = (self.who(req), name.as_bytes().to_vec());
-        self.run(move |fs| fs.remove(&who, InodeId(parent.0), &name, true), |r| empty(reply, r));
+        self.ops.remove(by(req), id(parent), bytes(name), true, reply);
     }
 
     fn rename(
@@ -164,26 +114,16 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (who, a, b) = (self.who(req), name.as_bytes().to_vec(), newname.as_bytes().to_vec());
-        let (p, q, flags) = (InodeId(parent.0), InodeId(newparent.0), flags.bits());
-        self.run(move |fs| fs.rename(&who, (p, &a), (q, &b), flags), |r| empty(reply, r));
+        let (from, to) = ((id(parent), bytes(name)), (id(newparent), bytes(newname)));
+        self.ops.rename(by(req), from, to, flags.bits(), reply);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (who, name) = (self.who(req), name.as_bytes().to_vec());
-        let op = move |fs: &Fs| fs.link(&who, InodeId(ino.0), InodeId(parent.0), &name).map(Some);
-        self.run(op, |r| entry(reply, r));
+        self.ops.link(by(req), id(ino), id(parent), bytes(name), reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (who, how) = (self.who(req), how(flags));
-        self.run(
-            move |fs| fs.open(&who, InodeId(ino.0), how).map(|fh| (fh, fs.keeps_pages(fh))),
-            move |r| match r {
-                Ok((fh, keeps)) => reply.opened(FileHandle(fh), open_flags(how, keeps)),
-                Err(e) => reply.error(code(&e)),
-            },
-        );
+        self.ops.open(by(req), id(ino), how(flags.0), reply);
     }
 
     fn create(
@@ -196,18 +136,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (who, name, how) = (self.who(req), name.as_bytes().to_vec(), how(OpenFlags(flags)));
-        let new = OwnedNew::plain(Kind::File, mode, umask, 0);
-        let op = move |fs: &Fs| {
-            let l = fs.make(&who, InodeId(parent.0), &name, &new.borrow())?;
-            Ok((l, fs.open(&who, l.ino, how)?))
-        };
-        self.run(op, move |r| match r {
-            Ok((l, fh)) => {
-                reply.created(&TTL, &attr(&l), Generation(0), FileHandle(fh), open_flags(how, true))
-            }
-            Err(e) => reply.error(code(&e)),
-        });
+        self.ops.create(by(req), id(parent), bytes(name), (mode, umask), how(flags), reply);
     }
 
     fn read(
@@ -221,16 +150,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = self.fs.clone();
-        let start = fs.volume.clock.monotonic_ns();
-        self.run(
-            move |fs| fs.read(InodeId(ino.0), offset, size as usize),
-            move |r| {
-                let bytes = r.as_ref().map_or(0, |v| v.len() as u64);
-                fs.meter.note(Verb::Read, bytes, fs.volume.clock.monotonic_ns() - start);
-                data(reply, r)
-            },
-        );
+        self.ops.read(id(ino), offset, size, reply);
     }
 
     fn write(
@@ -245,39 +165,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let start = self.fs.volume.clock.monotonic_ns();
-        let h = match self.fs.handle(fh.0) {
-            Ok(h) => h,
-            Err(e) => return reply.error(code(&e)),
-        };
-        // Stores through a mapping come from the kernel's flusher: the opener stands for them.
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let client = if cached { None } else { self.callers.client(req.pid()) };
-        let client = client.unwrap_or_else(|| h.opener.clone());
-        let who = Who { uid: req.uid(), gid: req.gid(), client };
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let mut done = 0;
-        let fs = self.fs.clone();
-        let now = patience::impatient(|| fs.write(&who, &h.cell, offset, data, kill, &mut done));
-        let finish = {
-            let (who, h, fs) = (who.clone(), h.clone(), fs.clone());
-            move |r: Result<usize>| written(fs, who, h, start, reply, r)
-        };
-        match now {
-            Err(Error::WouldBlock | Error::Full) => {
-                let rest = data.to_vec();
-                self.pool.run(move || {
-                    let r = fs.patiently(|| fs.write(&who, &h.cell, offset, &rest, kill, &mut done));
-                    finish(r);
-                });
-            }
-            r => finish(r),
-        }
+        self.ops.write(by(req), WriteAt { fh: fh.0, offset, cached, kill }, Carried(data, reply));
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let who = self.who(req);
-        self.run(move |fs| fs.flush(&who, InodeId(ino.0)), |r| empty(reply, r));
+        self.ops.flush(by(req), id(ino), reply);
     }
 
     fn release(
@@ -290,43 +184,23 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
-        reply.ok();
+        self.ops.release(fh.0, reply);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.sync(req, ino, reply);
+        self.ops.fsync(by(req), id(ino), reply);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.sync(req, ino, reply);
+        self.ops.fsync(by(req), id(ino), reply);
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.fs.listings_may_be_kept() {
-            // Said once: from now on the kernel opens directories by itself, and keeps what it reads of them.
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::empty());
-        }
+        self.ops.opendir(reply);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.run(
-            move |fs| fs.listing(InodeId(ino.0), offset == 0),
-            move |r| match r {
-                Err(e) => reply.error(code(&e)),
-                Ok(l) => {
-                    for item in l.after(offset) {
-                        let name = OsStr::from_bytes(&item.name);
-                        if reply.add(INodeNo(item.ino.0), item.cookie, file_type(item.kind), name) {
-                            break;
-                        }
-                    }
-                    reply.ok();
-                }
-            },
-        );
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.ops.readdir(id(ino), offset, reply);
     }
 
     fn readdirplus(
@@ -335,31 +209,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs.clone();
-        let op = move |fs: &Fs| fs.listed_plus(InodeId(ino.0), offset);
-        self.run(op, move |r| match r {
-            Err(e) => reply.error(code(&e)),
-            Ok(items) => {
-                let mut full = false;
-                for (cookie, name, l, held) in items {
-                    full = full
-                        || reply.add(
-                            INodeNo(l.ino.0),
-                            cookie,
-                            OsStr::from_bytes(&name),
-                            &TTL,
-                            &attr(&l),
-                            Generation(0),
-                        );
-                    if full && held {
-                        fs.forget(l.ino, 1);
-                    }
-                }
-                reply.ok();
-            }
-        });
+        self.ops.readdirplus(id(ino), offset, reply);
     }
 
     fn releasedir(
@@ -374,14 +226,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.run(Fs::statfs, |r| match r {
-            Ok(s) => {
-                let b = s.block_bytes as u32;
-                let names = s.name_bytes_max.min(255);
-                reply.statfs(s.blocks, s.blocks_free, s.blocks_available, s.files, s.files_free, b, names, b)
-            }
-            Err(e) => reply.error(code(&e)),
-        });
+        self.ops.statfs(reply);
     }
 
     fn setxattr(
@@ -394,23 +239,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (who, name, value) = (self.who(req), name.as_bytes().to_vec(), value.to_vec());
-        let op = move |fs: &Fs| fs.setxattr(&who, InodeId(ino.0), &name, &value, flags);
-        self.run(op, |r| empty(reply, r));
+        self.ops.setxattr(by(req), id(ino), bytes(name), value.to_vec(), flags, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let name = name.as_bytes().to_vec();
-        self.run(move |fs| fs.getxattr(InodeId(ino.0), &name), move |r| sized(reply, size, r));
+        self.ops.getxattr(id(ino), bytes(name), size, reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.run(move |fs| fs.listxattr(InodeId(ino.0)), move |r| sized(reply, size, r));
+        self.ops.listxattr(id(ino), size, reply);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (who, name) = (self.who(req), name.as_bytes().to_vec());
-        self.run(move |fs| fs.removexattr(&who, InodeId(ino.0), &name), |r| empty(reply, r));
+        self.ops.removexattr(by(req), id(ino), bytes(name), reply);
     }
 
     fn fallocate(
@@ -423,9 +264,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let who = self.who(req);
-        let op = move |fs: &Fs| fs.fallocate(&who, InodeId(ino.0), offset, length, mode);
-        self.run(op, |r| empty(reply, r));
+        self.ops.fallocate(by(req), id(ino), (offset, length), mode, reply);
     }
 
     fn lseek(
@@ -437,16 +276,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        const SEEK_DATA: i32 = 3;
-        const SEEK_HOLE: i32 = 4;
-        if !matches!(whence, SEEK_DATA | SEEK_HOLE) || offset < 0 {
-            return reply.error(Errno::EINVAL);
-        }
-        let op = move |fs: &Fs| fs.seek(InodeId(ino.0), offset as u64, whence == SEEK_HOLE);
-        self.run(op, |r| match r {
-            Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(code(&e)),
-        });
+        self.ops.lseek(id(ino), offset, whence, reply);
     }
 
     fn ioctl(
@@ -476,14 +306,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (who, fs) = (self.who(req), self.fs.clone());
-        let (from, to) = ((InodeId(ino_in.0), offset_in), (InodeId(ino_out.0), offset_out));
-        let mut done = 0;
-        // Long: never on a session thread. One reply counts at most 32 bits.
-        let len = len.min(1 << 30);
-        self.pool.run(move || match fs.patiently(|| fs.copy_range(&who, from, to, len, &mut done)) {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(code(&e)),
-        });
+        let range = CopyRange { from: (id(ino_in), offset_in), to: (id(ino_out), offset_out), len };
+        self.ops.copy_range(by(req), range, reply);
     }
 }

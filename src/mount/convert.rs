@@ -7,9 +7,6 @@ use crate::types::{Attr, InodeId, Kind, Stamp};
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The backing is ours alone, so what the kernel knows stays true.
-pub const TTL: Duration = Duration::from_secs(86_400);
-
 pub fn file_type(k: Kind) -> FileType {
     match k {
         Kind::File => FileType::RegularFile,
@@ -20,18 +17,6 @@ pub fn file_type(k: Kind) -> FileType {
         Kind::CharDev => FileType::CharDevice,
         Kind::BlockDev => FileType::BlockDevice,
     }
-}
-
-/// The kind in a mode of mknod(2).
-pub fn kind_of_mode(mode: u32) -> Option<Kind> {
-    Some(match mode & 0o170_000 {
-        0 | 0o100_000 => Kind::File,
-        0o010_000 => Kind::Fifo,
-        0o140_000 => Kind::Socket,
-        0o020_000 => Kind::CharDev,
-        0o060_000 => Kind::BlockDev,
-        _ => return None,
-    })
 }
 
 fn system_time(s: Stamp) -> SystemTime {

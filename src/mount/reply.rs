@@ -1,115 +1,104 @@
-//! Replies: outcomes of `fs/` as answers to the kernel.
+//! Answers by fuser's replies.
 
-use super::convert::{TTL, attr};
-use crate::fs::error::{errno, is_grave};
-use crate::fs::meter::Verb;
-use crate::fs::{Fs, Located, New, OpenHow, Who};
-use crate::types::Kind;
-use crate::volume::{Error, Result};
+use super::answer::*;
+use super::convert::{absent, attr, file_type};
+use crate::fs::Located;
+use crate::types::{InodeId, Kind};
 use fuser::*;
-use std::sync::Arc;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
-pub(super) fn code(e: &Error) -> Errno {
-    if is_grave(e) {
-        log::warn!("a request failed: {e}");
-    }
-    Errno::from_i32(errno(e))
+const GENERATION: Generation = Generation(0);
+
+/// One reply of fuser's for one kind of answer.
+macro_rules! answers {
+    ($($reply:ty, $answer:ty: |$r:ident, $v:pat_param| $ok:expr;)*) => {$(
+        impl Reply<$answer> for $reply {
+            fn ok(self, value: $answer) {
+                let ($r, $v) = (self, value);
+                $ok
+            }
+            fn refuse(self, errno: i32) {
+                self.error(Errno::from_i32(errno));
+            }
+        }
+    )*};
 }
 
-/// Answers with an entry, or with the absence of one (which the kernel remembers).
-pub(super) fn entry(reply: ReplyEntry, r: Result<Option<Located>>) {
-    match r {
-        Ok(Some(l)) => reply.entry(&TTL, &attr(&l), Generation(0)),
-        Ok(None) => reply.error(Errno::ENOENT),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-pub(super) fn empty(reply: ReplyEmpty, r: Result<()>) {
-    match r {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-pub(super) fn attributes(reply: ReplyAttr, r: Result<Located>) {
-    match r {
-        Ok(l) => reply.attr(&TTL, &attr(&l)),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-pub(super) fn sized(reply: ReplyXattr, size: u32, r: Result<Vec<u8>>) {
-    match r {
-        Ok(v) if size == 0 => reply.size(v.len() as u32),
-        Ok(v) if v.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(v) => reply.data(&v),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-/// What to make, owned, so that it can move to another thread.
-pub(super) struct OwnedNew {
-    pub kind: Kind,
-    pub mode: u32,
-    pub umask: u32,
-    pub rdev: u32,
-    pub target: Vec<u8>,
-}
-
-impl OwnedNew {
-    pub fn plain(kind: Kind, mode: u32, umask: u32, rdev: u32) -> OwnedNew {
-        OwnedNew { kind, mode, umask, rdev, target: Vec::new() }
-    }
-    pub fn borrow(&self) -> New<'_> {
-        New { kind: self.kind, mode: self.mode, umask: self.umask, rdev: self.rdev, target: &self.target }
-    }
-}
-
-pub(super) fn how(flags: OpenFlags) -> OpenHow {
-    const O_DSYNC: i32 = 0o10000;
-    OpenHow { writes: !matches!(flags.acc_mode(), OpenAccMode::O_RDONLY), sync: flags.0 & O_DSYNC != 0 }
-}
-
-pub(super) fn open_flags(how: OpenHow, keeps_pages: bool) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, keeps_pages);
-    // A handle that never writes has nothing to say at close.
-    flags.set(FopenFlags::FOPEN_NOFLUSH, !how.writes);
-    flags
-}
-
-pub(super) fn data(reply: ReplyData, r: Result<Vec<u8>>) {
-    match r {
-        Ok(v) => reply.data(&v),
-        Err(e) => reply.error(code(&e)),
-    }
-}
-
-/// Ends a write: at once, or with `O_SYNC` when it is durable.
-pub(super) fn written(
-    fs: Arc<Fs>,
-    who: Who,
-    h: Arc<crate::fs::Handle>,
-    start: u64,
-    reply: ReplyWrite,
-    r: Result<usize>,
-) {
-    let len = match r {
-        Ok(n) => n,
-        Err(e) => return reply.error(code(&e)),
+answers! {
+    ReplyEmpty, (): |r, ()| r.ok();
+    ReplyAttr, Attributes: |r, Attributes(l)| r.attr(&TTL, &attr(&l));
+    ReplyData, Bytes: |r, Bytes(b)| r.data(&b);
+    ReplyWrite, Written: |r, Written(n)| r.written(n);
+    ReplyLseek, Offset: |r, Offset(at)| r.offset(at as i64);
+    ReplyOpen, Opened: |r, o| r.opened(FileHandle(o.fh), open_flags(&o));
+    ReplyCreate, Created: |r, Created(l, o)| {
+        r.created(&TTL, &attr(&l), GENERATION, FileHandle(o.fh), open_flags(&o))
     };
-    fs.meter.note(Verb::Write, len as u64, fs.volume.clock.monotonic_ns() - start);
-    if !h.sync {
-        return reply.written(len as u32);
+    ReplyEntry, Entry: |r, Entry(found)| match found {
+        Some(l) => r.entry(&TTL, &attr(&l), GENERATION),
+        // Remembered as absent: programs probe the same missing names again and again.
+        None => r.entry(&TTL, &absent(), GENERATION),
+    };
+    ReplyXattr, Attribute: |r, a| match a {
+        Attribute::Length(n) => r.size(n),
+        Attribute::Value(v) => r.data(&v),
+    };
+    ReplyStatfs, Space: |r, Space(s)| {
+        let b = s.block_bytes as u32;
+        let names = s.name_bytes_max.min(255);
+        r.statfs(s.blocks, s.blocks_free, s.blocks_available, s.files, s.files_free, b, names, b)
+    };
+}
+
+fn open_flags(o: &Opened) -> FopenFlags {
+    FopenFlags::from_bits_retain(o.flags())
+}
+
+impl ReplyNames for ReplyDirectory {
+    fn name(&mut self, ino: InodeId, cookie: u64, kind: Kind, name: &[u8]) -> bool {
+        self.add(INodeNo(ino.0), cookie, file_type(kind), OsStr::from_bytes(name))
     }
-    let ino = h.cell.id;
-    fs.fsync(
-        &who,
-        ino,
-        Box::new(move |r| match r {
-            Ok(()) => reply.written(len as u32),
-            Err(e) => reply.error(code(&e)),
-        }),
-    );
+    fn plus(&mut self, cookie: u64, name: &[u8], l: &Located) -> bool {
+        self.name(l.ino, cookie, l.attr.kind, name)
+    }
+    fn end(self) {
+        self.ok();
+    }
+    fn refuse(self, errno: i32) {
+        self.error(Errno::from_i32(errno));
+    }
+}
+
+impl ReplyNames for ReplyDirectoryPlus {
+    /// Only a reply without attributes takes a name without.
+    fn name(&mut self, _ino: InodeId, _cookie: u64, _kind: Kind, _name: &[u8]) -> bool {
+        true
+    }
+    fn plus(&mut self, cookie: u64, name: &[u8], l: &Located) -> bool {
+        self.add(INodeNo(l.ino.0), cookie, OsStr::from_bytes(name), &TTL, &attr(l), GENERATION)
+    }
+    fn end(self) {
+        self.ok();
+    }
+    fn refuse(self, errno: i32) {
+        self.error(Errno::from_i32(errno));
+    }
+}
+
+/// A write as fuser gives it: bytes of its buffer, or our copy of them.
+pub(super) struct Carried<B>(pub B, pub ReplyWrite);
+
+impl<B: AsRef<[u8]>> Carries for Carried<B> {
+    type Kept = Carried<Vec<u8>>;
+    type Reply = ReplyWrite;
+    fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+    fn keep(self) -> Carried<Vec<u8>> {
+        Carried(self.0.as_ref().to_vec(), self.1)
+    }
+    fn into_reply(self) -> ReplyWrite {
+        self.1
+    }
 }

@@ -2,22 +2,30 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
+use super::ops::Ops;
+use super::ring::{Abort, Rings};
 use super::trim::Trimmer;
+use crate::config::Transport;
 use crate::fs::{Fs, Told};
-use crate::sys::fusemount::{MountOptions, mount_fuse};
+use crate::sys::fusemount::{self, MountOptions, mount_fuse};
 use crate::sys::pool::Pool;
+use crate::sys::uring;
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::types::InodeId;
 use fuser::{Config, INodeNo, InitFlags, KernelConfig, Session, SessionACL};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A served mount.
 pub struct Served {
     thread: JoinHandle<io::Result<()>>,
+    /// How requests come: `Uring` or `Device`.
+    pub transport: Transport,
     _trimmer: Worker,
 }
 
@@ -34,14 +42,17 @@ impl Served {
 
 /// Largest write the kernel sends at once. The copies of a request cannot be interrupted: larger ones make
 /// a stream faster and everyone else wait (docs/BENCHMARKS.md, isolation).
-pub(super) const WRITE_BYTES_MAX: u32 = 128 << 10;
+const WRITE_BYTES_MAX: u32 = 128 << 10;
+
+/// What an entry of a ring must take: the largest write, and the largest read, which is the kernel's read-ahead.
+const PAYLOAD_BYTES: usize = WRITE_BYTES_MAX as usize;
 
 /// How often it is looked whether too many inodes are in memory.
 const TRIM_EVERY: Duration = Duration::from_millis(250);
 
 /// Asks the kernel for what it has and we use. With access lists it checks permissions by them, and leaves the
 /// umask to us: a default list takes its place.
-pub(super) fn ask_for(config: &mut KernelConfig, access_lists: bool) {
+pub(super) fn ask_for(config: &mut KernelConfig, access_lists: bool, rings: &RingsWanted) {
     let mut wanted = vec![
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_ASYNC_DIO,
@@ -61,26 +72,112 @@ pub(super) fn ask_for(config: &mut KernelConfig, access_lists: bool) {
             log::info!("the kernel has no {cap:?}");
         }
     }
+    if let Err(most) = config.set_max_write(WRITE_BYTES_MAX) {
+        log::info!("largest write: {most} bytes");
+    }
+    if let Err(most) = config.set_max_readahead(WRITE_BYTES_MAX) {
+        log::debug!("largest read: {most} bytes");
+    }
+    if rings.wanted {
+        rings.agreed.store(config.add_capabilities(InitFlags::FUSE_OVER_IO_URING).is_ok(), Ordering::Release);
+    }
+    if let Err(most) = config.set_max_background(128) {
+        log::info!("requests in the background: {most}");
+    }
 }
 
-/// Mounts `fs` and serves it on `threads` threads. Returns once the kernel's handshake is done.
+/// Whether requests are to come by rings, and whether the kernel agreed. Once it did, no request comes before it
+/// has the rings or was told that there are none.
+#[derive(Default)]
+pub(super) struct RingsWanted {
+    wanted: bool,
+    agreed: AtomicBool,
+}
+
+/// The rings for a mount that is to have some, made before the kernel is asked.
+fn rings_for(transport: Transport) -> io::Result<Option<Rings>> {
+    if transport == Transport::Device {
+        return Ok(None);
+    }
+    let rings = uring::offered()
+        .and_then(|()| Rings::new(PAYLOAD_BYTES).map_err(|e| format!("the rings cannot be made: {e}")));
+    match rings {
+        Ok(rings) => Ok(Some(rings)),
+        Err(why) if transport == Transport::Uring => Err(no_rings(&why)),
+        Err(why) => {
+            log::debug!("requests come over the device: {why}");
+            Ok(None)
+        }
+    }
+}
+
+fn no_rings(why: &str) -> io::Error {
+    io::Error::other(format!("--transport uring: {why}; or use --transport auto or device"))
+}
+
+/// How a mount is to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Threads that read the device.
+    pub threads: usize,
+    pub transport: Transport,
+}
+
+/// Mounts `fs` and serves it. Returns once the kernel's handshake is done.
 /// Errors: one line for people.
 pub fn serve(
     fs: Arc<Fs>,
     callers: Arc<Callers>,
     mountpoint: &Path,
     options: &MountOptions,
-    threads: usize,
+    how: How,
 ) -> io::Result<Served> {
+    let rings = rings_for(how.transport)?;
     let fd = mount_fuse(mountpoint, options)?;
-    let (volume, device) = (fs.volume.clone(), fd.try_clone()?);
+    let served = connect(fs, callers, mountpoint, options, fd, rings, how);
+    if served.is_err()
+        && let Err(e) = fusemount::unmount(mountpoint, true)
+    {
+        log::error!("{}: unmounting failed: {e}", mountpoint.display());
+    }
+    served
+}
+
+/// Serves the connection of a mount that has just been made.
+fn connect(
+    fs: Arc<Fs>,
+    callers: Arc<Callers>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    fd: OwnedFd,
+    rings: Option<Rings>,
+    how: How,
+) -> io::Result<Served> {
+    let (volume, device, for_rings) = (fs.volume.clone(), fd.try_clone()?, fd.try_clone()?);
     let mut config = Config::default();
-    config.n_threads = Some(threads);
+    config.n_threads = Some(how.threads);
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let told = fs.clone();
-    let adapter = Adapter { fs, callers, pool: Pool::default() };
+    let ops = Arc::new(Ops { fs, callers, pool: Pool::default() });
+    let wanted = Arc::new(RingsWanted { wanted: rings.is_some(), ..RingsWanted::default() });
+    let adapter = Adapter { ops: ops.clone(), rings: wanted.clone() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
+    let agreed = wanted.agreed.load(Ordering::Acquire);
+    let started = match rings {
+        Some(_) if !agreed => Err(io::Error::other("the kernel does not offer rings for this mount")),
+        Some(rings) => rings.start(&ops, for_rings.as_fd(), &abort(mountpoint)),
+        None => Ok(()),
+    };
+    let transport = match started {
+        Err(e) if how.transport == Transport::Uring => return Err(no_rings(&e.to_string())),
+        Err(e) => {
+            log::warn!("the rings failed ({e}); requests come over the device");
+            Transport::Device
+        }
+        Ok(()) if agreed => Transport::Uring,
+        Ok(()) => Transport::Device,
+    };
     let notifier = session.notifier();
     let tell = move |ino: InodeId, what: Told| {
         // Attributes alone wait for no lock that a request may hold.
@@ -106,5 +203,20 @@ pub fn serve(
         crate::sys::limits::short_turns(0);
         session.run()
     })?;
-    Ok(Served { thread, _trimmer: trimmer })
+    Ok(Served { thread, transport, _trimmer: trimmer })
+}
+
+/// Ends the connection, once, when a ring cannot go on: nobody would answer who waits for it.
+fn abort(mountpoint: &Path) -> Abort {
+    let (mountpoint, done) = (mountpoint.to_owned(), AtomicBool::new(false));
+    Arc::new(move |why| {
+        if done.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shown = mountpoint.display();
+        log::error!("{shown}: {why}; the mount is ended, all that was written is in the log: mount again");
+        if let Err(e) = fusemount::abort(&mountpoint) {
+            log::error!("{shown}: ending the mount failed: {e}");
+        }
+    })
 }

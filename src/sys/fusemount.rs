@@ -276,6 +276,21 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     unmount_by_helper(&path, lazy)
 }
 
+/// Ends the connection, so that whoever waits for an answer gets an error, and takes the mount off the tree.
+/// Never asks the mount itself.
+pub fn abort(mountpoint: &Path) -> io::Result<()> {
+    let Some(m) = mountinfo::find(mountpoint)? else { return Ok(()) };
+    let minor = m.device.rsplit(':').next().unwrap_or_default();
+    let by_control = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), b"1");
+    let root = rustix::process::geteuid().is_root();
+    let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match if root { rustix::mount::unmount(&m.mountpoint, flags) } else { Err(Errno::PERM) } {
+        Ok(()) => Ok(()),
+        // Taken off the tree it still waits for those who use it, unless it is aborted.
+        Err(_) => unmount_by_helper(&m.mountpoint, true).and(by_control),
+    }
+}
+
 fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {
     let out = first_helper(|helper| {
         let mut c = helper_command(helper);

@@ -4,6 +4,7 @@
 
 pub mod beneath;
 pub mod clock;
+pub mod cpus;
 pub mod daemon;
 pub mod disk;
 pub mod files;
@@ -21,6 +22,7 @@ pub mod pool;
 pub mod proc;
 pub mod published;
 pub mod signal;
+pub mod uring;
 pub mod utab;
 pub mod worker;
 pub mod xattr;

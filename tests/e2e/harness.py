@@ -23,7 +23,7 @@ BIN = os.path.abspath(os.environ.get("FORELOG_BIN", os.path.join(ROOT, "target/r
 TOOLS = os.environ.get("FORELOG_TOOLS", os.path.join(ROOT, "target/tools"))
 FAKE = os.environ.get("FORELOG_FAKE") == "1"
 LONG = "--long" in sys.argv
-DEAD_ERRNOS = (107, 103, 5)  # ENOTCONN, ECONNABORTED, EIO: what a call says when its gateway is gone
+DEAD_ERRNOS = (107, 103, 5, 125)  # ENOTCONN, ECONNABORTED, EIO, with a ring ECANCELED: what a call says when its gateway is gone
 
 
 def mounts():

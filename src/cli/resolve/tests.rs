@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 const CAN: Abilities = Abilities {
     uring: false,
+    wait_umount: false,
     metrics: false,
     takeover: false,
     bucket: false,
@@ -200,7 +201,7 @@ fn what_this_build_cannot_honour_is_refused() {
     for (words, want) in [
         ("--metrics 127.0.0.1:9000", "no metrics"),
         ("--transport uring", "no ring transport"),
-        ("--wait-umount yes", "only the ring transport"),
+        ("--wait-umount yes", "cannot hold a plain umount"),
         ("--takeover", "no lease"),
         ("--durability backing", "fsync waits for the log only"),
         ("--predict ewna", "did you mean 'ewma'? (known: auto, off, leader, ewma)"),

@@ -20,6 +20,7 @@ const CONTRACT: &str = r#"
 const ADDED: &[&str] = &[
     ".reason",
     ".open_handles",
+    ".transport",
     ".writeback.files",
     ".writeback.conflicts",
     ".log.sync_failures",
