@@ -15,8 +15,8 @@ impl Engine for ForelogEngine {
         Abilities {
             uring: false,
             metrics: false,
-            takeover: false,
-            bucket: false,
+            takeover: true,
+            bucket: true,
             durability_backing: false,
             models: super::replayed::models(),
             policies: super::replayed::policies(),

@@ -20,6 +20,8 @@ const CONTRACT: &str = r#"
 const ADDED: &[&str] = &[
     ".reason",
     ".open_handles",
+    ".backing_kind",
+    ".store_requests",
     ".writeback.files",
     ".writeback.conflicts",
     ".log.sync_failures",
