@@ -191,6 +191,8 @@ pub struct Note {
 pub trait HeldLease: Send {
     /// Number of the log whose changes go to the backing.
     fn set_log(&self, _tag: u64) {}
+    /// Sees that it is still ours, before the last changes.
+    fn renew(&self) {}
     /// Gives the backing back; nothing is changed there any more.
     fn release(&mut self) -> io::Result<()>;
 }
@@ -217,6 +219,10 @@ pub trait Backing: Send + Sync {
         true
     }
 
+    /// True if an open file outlives that something else replaces or removes it.
+    fn open_files_last(&self) -> bool {
+        true
+    }
     /// True if each call ends by itself after a bounded time.
     fn bounded(&self) -> bool {
         false

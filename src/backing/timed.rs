@@ -96,6 +96,9 @@ impl Backing for TimedBacking {
     fn remote(&self) -> bool {
         self.inner.remote()
     }
+    fn open_files_last(&self) -> bool {
+        self.inner.open_files_last()
+    }
     fn limits(&self) -> Limits {
         self.inner.limits()
     }

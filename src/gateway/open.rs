@@ -230,6 +230,9 @@ pub fn leave_backing(g: &Gateway) -> io::Result<()> {
         Some(c) => c.read().node.attr,
         None => b.stat(&BackingPath::root())?.attr,
     };
+    if let Some(l) = &*g.lease.lock() {
+        l.renew();
+    }
     marker::remove(&**b, g.volume.log_tag())?;
     // What is changed there after the lease is given back could be another's.
     if b.bounded() {

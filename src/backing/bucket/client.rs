@@ -3,6 +3,7 @@
 
 use super::error::told;
 use super::lease::Fence;
+use super::markers::Markers;
 use super::meta::{DIRECTORY_TYPE, Found, Meta};
 use crate::config::BucketUrl;
 use crate::types::{Kind, Stamp};
@@ -13,11 +14,11 @@ use aws_sdk_s3::config::{BehaviorVersion, RequestChecksumCalculation, ResponseCh
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{EncodingType, MetadataDirective};
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -30,6 +31,9 @@ pub const BODY_ATTEMPT: Duration = Duration::from_secs(30);
 pub const BODY_WHOLE: Duration = Duration::from_secs(60);
 
 const SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// What is stored in one request; shared, never copied.
+pub type Body = bytes::Bytes;
 
 /// Kinds of requests, for the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +107,9 @@ pub struct Store {
     pub fence: Fence,
     /// The store obeys If-Match and If-None-Match.
     pub conditions: std::sync::OnceLock<bool>,
-    /// It keeps metadata with markers.
-    pub markers: std::sync::OnceLock<bool>,
+    pub markers: std::sync::OnceLock<Markers>,
+    /// Directories known by what lies beside, where the store takes no markers.
+    pub dirs: Mutex<BTreeSet<String>>,
     counts: [AtomicU64; REQUESTS.len()],
 }
 
@@ -193,6 +198,7 @@ impl Store {
             fence: Fence::default(),
             conditions: Default::default(),
             markers: Default::default(),
+            dirs: Mutex::default(),
             counts: Default::default(),
         })
     }
@@ -347,7 +353,7 @@ impl Store {
         &self,
         key: &str,
         meta: Option<&Meta>,
-        body: Arc<Vec<u8>>,
+        body: Body,
         expect: &Expect,
     ) -> io::Result<String> {
         self.fence.check()?;
@@ -358,7 +364,7 @@ impl Store {
         &self,
         key: &str,
         meta: Option<&Meta>,
-        body: Arc<Vec<u8>>,
+        body: Body,
         expect: &Expect,
     ) -> io::Result<String> {
         self.count(Request::Put);
@@ -368,7 +374,7 @@ impl Store {
             .put_object()
             .bucket(&self.url.bucket)
             .key(key)
-            .body(ByteStream::from(body.as_ref().clone()))
+            .body(ByteStream::from(body))
             .set_if_match(matching)
             .set_if_none_match(none);
         if let Some(m) = meta {

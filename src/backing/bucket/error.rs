@@ -86,6 +86,7 @@ fn reason(code: &str, status: u16) -> Option<(ErrorKind, String)> {
         ("SlowDown" | "ServiceUnavailable" | "Throttling" | "TooManyRequests", _) | (_, 429) => {
             say(ErrorKind::TimedOut, "the store asks to slow down")
         }
+        ("NotImplemented", _) => say(ErrorKind::Unsupported, "the store cannot do that"),
         ("EntityTooLarge", _) => say(ErrorKind::FileTooLarge, "the store takes no object so large"),
         ("KeyTooLongError", _) => say(ErrorKind::InvalidFilename, "the store takes no key so long"),
         _ => None,

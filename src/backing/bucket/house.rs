@@ -1,6 +1,6 @@
 //! `.forelog/` in the bucket: what the store can do, found by trying; what a death left; notes.
 
-use super::client::{Expect, Store};
+use super::client::{Body, Expect, Store};
 use super::error::is_changed;
 use super::flush::{AT_ONCE, many};
 use super::links::decoded;
@@ -9,7 +9,6 @@ use super::stage::{FILE_MAX, fresh};
 use super::{BucketBacking, Core, OURS};
 use crate::backing::{Limits, Names, Note};
 use std::io;
-use std::sync::Arc;
 
 /// Longest key of any store.
 pub const KEY_MAX: usize = 1024;
@@ -33,7 +32,7 @@ pub fn probe(core: &Core) -> io::Result<()> {
         return Ok(());
     }
     let key = s.key(&format!("{OURS}/probe-{:016x}", fresh()?));
-    let body = || Arc::new(b"forelog tries what the store can do\n".to_vec());
+    let body = || Body::from_static(&b"forelog tries what the store can do\n"[..]);
     let obeys = s.wait(async {
         let tries = async {
             s.put_unfenced(&key, None, body(), &Expect::Nothing).await?;
@@ -60,13 +59,15 @@ pub fn probe(core: &Core) -> io::Result<()> {
 async fn keeps(s: &Store, name: &str) -> io::Result<bool> {
     let dir = s.key(&format!("{OURS}/probe-{:016x}/", fresh()?));
     let key = format!("{dir}{name}");
-    let kept = match s.put_unfenced(&key, None, Arc::default(), &Expect::Any).await {
+    let kept = match s.put_unfenced(&key, None, Body::new(), &Expect::Any).await {
         Ok(_) => s.list_all(&dir, true).await?.objects.iter().any(|o| o.key == key),
         Err(_) => false,
     };
     // Whatever became of the name: nothing else is there.
     for o in s.list_all(&dir, true).await?.objects {
-        s.delete_unfenced(&o.key, &Expect::Any).await?;
+        if let Err(e) = s.delete_unfenced(&o.key, &Expect::Any).await {
+            log::debug!("{e}");
+        }
     }
     Ok(kept)
 }
@@ -82,12 +83,9 @@ impl BucketBacking {
     }
 
     pub(super) fn prepare_now(&self) -> io::Result<()> {
-        if self.store.markers.get().is_none() {
-            let s = &self.store;
-            let probe = self.beside(&format!("probe-{:016x}/", fresh()?));
-            let meta = Meta { version: fresh()?, ..Meta::implicit(&probe, 0, 0, Default::default()) };
-            s.wait(s.probe_markers(&probe, &meta, !self.read_only))?;
-        }
+        let probe = self.beside(&format!("probe-{:016x}/", fresh()?));
+        let meta = Meta { version: fresh()?, ..Meta::implicit(&probe, 0, 0, Default::default()) };
+        self.probe_markers(&probe, &meta)?;
         if !self.read_only {
             self.end_left_uploads()?;
             self.resume_move()?;
@@ -165,7 +163,7 @@ impl BucketBacking {
             return Ok(());
         }
         let s = &self.store;
-        let body = Arc::new(format!("{text}\n").into_bytes());
+        let body = Body::from(format!("{text}\n").into_bytes());
         s.wait(s.put(&self.beside(&format!("logs/{name}")), None, body, &Expect::Any)).map(drop)
     }
 

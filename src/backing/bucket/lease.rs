@@ -3,7 +3,7 @@
 //! another may take the bucket over once it has seen the lease unchanged for longer than the last change can take.
 //! No clocks are compared.
 
-use super::client::{BODY_WHOLE, Expect, Store};
+use super::client::{BODY_WHOLE, Body, Expect, Store};
 use super::error::is_changed;
 use super::stage::fresh;
 use super::{Core, OURS};
@@ -48,6 +48,12 @@ impl Fence {
     /// No change may ever begin again.
     pub fn forbid(&self, why: &str) {
         *self.closed.lock() = Some(why.to_owned());
+    }
+
+    /// Less than half of the time is left.
+    fn is_short(&self) -> bool {
+        let until = self.valid_until_ns.load(Ordering::Acquire);
+        until > 0 && clock::boot_ns() + VALID.as_nanos() as u64 / 2 > until
     }
 
     fn renewed(&self, began_ns: u64) {
@@ -112,7 +118,7 @@ fn key(s: &Store) -> String {
 impl Beating {
     fn store(&self, expect: &Expect, said: &Said) -> io::Result<String> {
         let s = &self.core.store;
-        let body = Arc::new(said.show().into_bytes());
+        let body = Body::from(said.show().into_bytes());
         s.wait(s.put_unfenced(&key(s), None, body, expect))
     }
 
@@ -134,6 +140,14 @@ impl Beating {
     }
 
     fn beat(&self) {
+        // An answer that came late gives little time.
+        if self.beat_once() && self.core.store.fence.is_short() {
+            self.beat_once();
+        }
+    }
+
+    /// True if the lease is stored anew.
+    fn beat_once(&self) -> bool {
         let mut kept = self.said.lock();
         let s = &self.core.store;
         let began = clock::boot_ns();
@@ -146,28 +160,29 @@ impl Beating {
             Ok(etag) => {
                 *kept = (next, etag);
                 s.fence.renewed(began);
-                return;
+                return true;
             }
             Err(e) if !is_changed(&e) => {
                 log::warn!("renewing the lease: {e}");
-                return;
+                return false;
             }
             // The answer to an earlier beat may have been lost.
             Err(_) => match Self::look(s) {
                 Ok(Some((said, etag))) if said.nonce == kept.0.nonce => {
                     *kept = (said, etag);
-                    return;
+                    return true;
                 }
                 Ok(Some((said, _))) => format!("another gateway has taken the bucket over ({})", said.holder),
                 Ok(None) => "something removed the lease from the bucket".to_owned(),
                 Err(e) => {
                     log::warn!("looking at the lease: {e}");
-                    return;
+                    return false;
                 }
             },
         };
         log::error!("{lost}: nothing is stored any more; what is not stored stays in the log");
         s.fence.forbid(&format!("{lost}; unmount with --no-wait"));
+        false
     }
 
     fn store_unconditionally(&self, was: &Said, next: &Said) -> io::Result<String> {
@@ -187,6 +202,9 @@ struct Held {
 impl HeldLease for Held {
     fn set_log(&self, tag: u64) {
         self.beating.said.lock().0.log = tag;
+        self.beating.beat();
+    }
+    fn renew(&self) {
         self.beating.beat();
     }
     fn release(&mut self) -> io::Result<()> {

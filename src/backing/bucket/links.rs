@@ -2,7 +2,7 @@
 //! are is said in `.forelog/links/`. And the removal of names.
 
 use super::BucketBacking;
-use super::client::Expect;
+use super::client::{Body, Expect};
 use super::flush::{copy_any, many};
 use super::meta::Meta;
 use super::stage::{fresh, marker, xattrs_path};
@@ -51,7 +51,7 @@ impl BucketBacking {
             _ => {
                 let lines: String = names.iter().map(|n| encoded(n.as_bytes()) + "\n").collect();
                 view.groups.insert(id, names);
-                let body = Arc::new(lines.into_bytes());
+                let body = Body::from(lines.into_bytes());
                 Change::Put { meta: None, body, expect: Expect::Any, mine: Vec::new() }
             }
         };

@@ -49,7 +49,10 @@ impl Core {
         }
         let prefix =
             if dir.is_empty() { self.store.base.clone() } else { format!("{}{dir}/", self.store.base) };
-        let page = self.store.wait(self.store.list_all(&prefix, false));
+        let page = self.store.wait(self.store.list_all(&prefix, false)).map(|mut p| {
+            p.folders.extend(self.store.dirs_in(dir));
+            p
+        });
         let mut view = self.view.lock();
         let r = page.map(|p| view.take(dir, p, &self.store.base, now_ns()));
         view.loaded(dir);

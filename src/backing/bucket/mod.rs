@@ -130,6 +130,9 @@ impl Backing for BucketBacking {
     fn limits(&self) -> Limits {
         self.limits.get().copied().unwrap_or(house::WIDEST)
     }
+    fn open_files_last(&self) -> bool {
+        false
+    }
     fn bounded(&self) -> bool {
         true
     }

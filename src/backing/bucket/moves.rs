@@ -4,7 +4,7 @@
 //! that does not come so far is hidden and undone; one that a death broke off is done again by the next mount.
 
 use super::BucketBacking;
-use super::client::Expect;
+use super::client::{Body, Expect};
 use super::flush::{AT_ONCE, copy_any, many};
 use super::links::{decoded, encoded};
 use super::meta::Meta;
@@ -62,14 +62,16 @@ impl BucketBacking {
         let s = &self.store;
         let prefix = s.key(&marker(dir));
         let all = s.wait(s.list_all(&prefix, true))?;
-        let rest = |o: super::client::Listed| o.key.strip_prefix(&prefix).map(str::to_owned);
-        Ok(all.objects.into_iter().filter_map(rest).filter(|r| !r.is_empty()).collect())
+        let keys = all.objects.into_iter().map(|o| o.key).chain(s.dirs_below(dir));
+        let rest: BTreeSet<String> =
+            keys.filter_map(|k| k.strip_prefix(&prefix).map(str::to_owned)).collect();
+        Ok(rest.into_iter().filter(|r| !r.is_empty()).collect())
     }
 
     fn move_tree(&self, from: &str, to: &str, m: &Meta) -> io::Result<()> {
         let s = &self.store;
         let said = format!("{}\n{}\n", encoded(from.as_bytes()), encoded(to.as_bytes()));
-        s.wait(s.put(&s.key(JOURNAL), None, Arc::new(said.into_bytes()), &Expect::Any))?;
+        s.wait(s.put(&s.key(JOURNAL), None, Body::from(said.into_bytes()), &Expect::Any))?;
         *self.moving.lock() = Some(Move { to: to.to_owned(), counts: false, made: Vec::new() });
         match self.copy_tree(from, to, m) {
             Ok((old, etag)) => {

@@ -147,7 +147,7 @@ impl Store {
         self.count(Request::List);
         let (mut ids, mut marks) = (Vec::new(), (None, None));
         loop {
-            let page = self
+            let sent = self
                 .client
                 .list_multipart_uploads()
                 .bucket(&self.url.bucket)
@@ -155,8 +155,12 @@ impl Store {
                 .set_key_marker(marks.0)
                 .set_upload_id_marker(marks.1)
                 .send()
-                .await
-                .map_err(|e| told("listing the uploads of", key, e))?;
+                .await;
+            let page = match sent.map_err(|e| told("listing the uploads of", key, e)) {
+                // Then there is nothing to be ended.
+                Err(e) if is_unsupported(&e) => return Ok(ids),
+                other => other?,
+            };
             let ours = page.uploads().iter().filter(|u| u.key() == Some(key));
             ids.extend(ours.filter_map(|u| u.upload_id()).map(str::to_owned));
             marks = (page.next_key_marker().map(Into::into), page.next_upload_id_marker().map(Into::into));

@@ -2,7 +2,7 @@
 //! parts at once, of which only the last request is left for `install`.
 
 use super::BucketBacking;
-use super::client::Expect;
+use super::client::{Body, Expect};
 use super::links::encoded;
 use super::meta::{Meta, as_id};
 use super::view::{Change, Entry, Upload, split};
@@ -30,7 +30,7 @@ const WAITING_MAX: usize = 64 << 20;
 pub enum Staged {
     Body {
         meta: Meta,
-        body: Arc<Vec<u8>>,
+        body: Body,
         xattrs: Vec<Xattr>,
     },
     Parts {
@@ -90,7 +90,7 @@ impl<'a> Parts<'a> {
     pub fn begin(backing: &'a BucketBacking, path: &str, meta: &Meta, part: u64) -> io::Result<Parts<'a>> {
         let s = &backing.store;
         let note = s.key(&format!(".forelog/uploads/{:016x}", fresh()?));
-        let body = Arc::new(encoded(path.as_bytes()).into_bytes());
+        let body = Body::from(encoded(path.as_bytes()).into_bytes());
         let id = s.wait(async {
             s.put(&note, None, body, &Expect::Any).await?;
             s.begin(&s.key(path), meta).await
@@ -194,10 +194,10 @@ impl BucketBacking {
                     }
                     Ok(())
                 })?;
-                Staged::Body { meta, body: Arc::new(body), xattrs }
+                Staged::Body { meta, body: Body::from(body), xattrs }
             }
-            Kind::Symlink => Staged::Body { meta, body: Arc::new(object.target.clone()), xattrs },
-            _ => Staged::Body { meta, body: Arc::default(), xattrs },
+            Kind::Symlink => Staged::Body { meta, body: Body::from(object.target.clone()), xattrs },
+            _ => Staged::Body { meta, body: Body::new(), xattrs },
         };
         self.staged.lock().insert(name.to_owned(), staged);
         Ok(stat)
@@ -318,7 +318,7 @@ impl BucketBacking {
 
     pub(super) fn put_xattrs(&self, id: u64, xattrs: &[Xattr]) {
         if !xattrs.is_empty() {
-            let body = Arc::new(xattrs_body(xattrs));
+            let body = Body::from(xattrs_body(xattrs));
             let put = Change::Put { meta: None, body, expect: Expect::Any, mine: Vec::new() };
             self.view.lock().change(&xattrs_path(id), put);
         }

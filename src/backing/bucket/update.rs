@@ -2,7 +2,7 @@
 //! an upload whose unchanged parts the store copies itself.
 
 use super::BucketBacking;
-use super::client::Expect;
+use super::client::{Body, Expect};
 use super::flush::RANGE_MAX;
 use super::links::Said;
 use super::meta::Meta;
@@ -148,7 +148,7 @@ impl BucketBacking {
         }
         let size = update.size;
         let change = if size <= SMALL_MAX {
-            let body = Arc::new(self.small(path, &e, update)?);
+            let body = Body::from(self.small(path, &e, update)?);
             let (expect, mine) = expected(&self.view.lock(), path, Some(&e));
             Change::Put { meta: Some(meta.clone()), body, expect, mine }
         } else {
@@ -257,7 +257,7 @@ impl BucketBacking {
         let meta = Arc::new(now);
         if e.dir {
             let put =
-                Change::Put { meta: Some(meta), body: Arc::default(), expect: Expect::Any, mine: Vec::new() };
+                Change::Put { meta: Some(meta), body: Body::new(), expect: Expect::Any, mine: Vec::new() };
             self.view.lock().change(&marker(path), put);
             return Ok(());
         }

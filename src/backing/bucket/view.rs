@@ -1,7 +1,7 @@
 //! The tree as it is meant to be: what the store listed, over it the changes that are on their way. A name that
 //! was listed is not asked for again for a while; its metadata is asked for once.
 
-use super::client::{Expect, Page};
+use super::client::{Body, Expect, Page};
 use super::meta::Meta;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub enum Change {
     Put {
         /// `None`: an object of our own, beside the files.
         meta: Option<Arc<Meta>>,
-        body: Arc<Vec<u8>>,
+        body: Body,
         expect: Expect,
         /// Versions of ours that may have arrived though their answers did not.
         mine: Vec<u64>,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn put(id: u64) -> Change {
-        Change::Put { meta: Some(meta(id)), body: Arc::new(vec![1]), expect: Expect::Nothing, mine: vec![] }
+        Change::Put { meta: Some(meta(id)), body: Body::from(vec![1]), expect: Expect::Nothing, mine: vec![] }
     }
 
     fn page(keys: &[&str], folders: &[&str]) -> Page {
