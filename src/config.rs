@@ -1,8 +1,65 @@
 //! F0: what a mount was told to do, all checked: plain values, made once by `cli/resolve`, read by
 //! whoever is given them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// A bucket, or what in it begins with a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketUrl {
+    pub bucket: String,
+    /// Without a slash at either end; empty: the whole bucket.
+    pub prefix: String,
+}
+
+impl BucketUrl {
+    /// From `s3://bucket/prefix`. Errors: one line for people.
+    pub fn parse(text: &str) -> Result<BucketUrl, String> {
+        let rest =
+            text.strip_prefix("s3://").ok_or("a bucket is written s3://BUCKET or s3://BUCKET/PREFIX")?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_end_matches('/');
+        let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if bucket.is_empty() || bucket.len() > 63 || !bucket.chars().all(ok) {
+            return Err(format!("'{bucket}' is no name of a bucket"));
+        }
+        let bad = |n: &str| n.is_empty() || n == "." || n == ".." || n.contains('\0');
+        if !prefix.is_empty() && (prefix.len() > 512 || prefix.split('/').any(bad)) {
+            return Err(format!("'{prefix}' cannot be a prefix: it needs names between single slashes"));
+        }
+        if prefix.split('/').any(|n| n == ".forelog") {
+            return Err("a prefix inside .forelog is the gateway's own".into());
+        }
+        Ok(BucketUrl { bucket: bucket.into(), prefix: prefix.into() })
+    }
+}
+
+impl fmt::Display for BucketUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix.is_empty() {
+            true => write!(f, "s3://{}", self.bucket),
+            false => write!(f, "s3://{}/{}", self.bucket, self.prefix),
+        }
+    }
+}
+
+/// Where the files end up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Canonical.
+    Directory(PathBuf),
+    Bucket(BucketUrl),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Directory(d) => d.display().fmt(f),
+            Place::Bucket(b) => b.fmt(f),
+        }
+    }
+}
 
 /// What `--predict` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +128,7 @@ pub struct MountFlags {
 /// One mount, every value checked and absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Canonical.
-    pub backing: PathBuf,
+    pub backing: Place,
     /// Canonical.
     pub mountpoint: PathBuf,
     /// Canonical; may not exist yet.
@@ -109,7 +165,28 @@ pub struct Config {
     /// Where the background gateway logs.
     pub log_file: PathBuf,
     pub read_only: bool,
+    /// Take the backing over from a gateway whose lease lapsed.
+    pub takeover: bool,
     /// The user vouches that nobody else writes to the backing.
     pub sole_writer: bool,
     pub flags: MountFlags,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_named_by_urls() {
+        for (text, bucket, prefix) in
+            [("s3://b", "b", ""), ("s3://b/", "b", ""), ("s3://my.b-1/x/y z/", "my.b-1", "x/y z")]
+        {
+            let url = BucketUrl::parse(text).unwrap();
+            assert_eq!((url.bucket.as_str(), url.prefix.as_str()), (bucket, prefix), "{text}");
+            assert_eq!(BucketUrl::parse(&url.to_string()).unwrap(), url);
+        }
+        for bad in ["b", "s3://", "s3:///x", "s3://a b", "s3://b//x", "s3://b/x/../y", "s3://b/.forelog/x"] {
+            BucketUrl::parse(bad).unwrap_err();
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! F2: the backing, the remote data store, behind one narrow trait. `directory` is a plain
-//! directory; what is in it is plain files. No policy here: ordering, retry and receipts are
-//! `writeback/`'s.
+//! directory, `bucket` one of an S3-compatible store; what is in them is plain files and plain objects. No policy
+//! here: ordering, retry and receipts are `writeback/`'s.
 
+pub mod bucket;
 pub mod directory;
 pub mod timed;
 
@@ -80,6 +81,31 @@ pub struct Limits {
     pub special: bool,
     /// Whether it has POSIX access lists.
     pub access_lists: bool,
+    pub names: Names,
+}
+
+/// Which names a store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Bytes of a whole path beneath the root, and of the slash behind a directory's.
+    pub path_bytes_max: usize,
+    /// Only UTF-8.
+    pub text: bool,
+    pub backslash: bool,
+    /// Characters below a space.
+    pub control: bool,
+}
+
+impl Names {
+    /// All that the kernel can ask for.
+    pub const ALL: Names = Names { path_bytes_max: usize::MAX, text: false, backslash: true, control: true };
+
+    /// Whether a name can be one here, whatever directory it is in.
+    pub fn takes(&self, name: &[u8]) -> bool {
+        (!self.text || std::str::from_utf8(name).is_ok())
+            && (self.backslash || !name.contains(&b'\\'))
+            && (self.control || !name.iter().any(|b| *b < b' ' || *b == 0x7f))
+    }
 }
 
 impl Limits {
@@ -94,6 +120,7 @@ impl Limits {
         symlinks: true,
         special: true,
         access_lists: false,
+        names: Names::ALL,
     };
 }
 
@@ -107,6 +134,8 @@ pub struct NewObject {
     /// Target of a symlink, else empty.
     pub target: Vec<u8>,
     pub xattrs: Vec<Xattr>,
+    /// Where it will be installed, as far as can be told: a store that cannot rename begins there.
+    pub at: Option<BackingPath>,
 }
 
 /// A piece of content for a file being made or changed.
@@ -145,6 +174,27 @@ pub struct Update<'a> {
     pub keep: u64,
     pub size: u64,
     pub content: Content<'a>,
+    /// What is set with `set_attr` next: a store that changes files as a whole does so at once.
+    pub then: &'a AttrChange,
+}
+
+/// What a gateway says in the backing: that a log may hold changes for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub name: String,
+    pub text: String,
+    /// Where it is, for people.
+    pub place: String,
+}
+
+/// The backing is ours while this lives. Dropped without `release`, it looks as after a death.
+pub trait HeldLease: Send {
+    /// Number of the log whose changes go to the backing.
+    fn set_log(&self, _tag: u64) {}
+    /// Sees that it is still ours, before the last changes.
+    fn renew(&self) {}
+    /// Gives the backing back; nothing is changed there any more.
+    fn release(&mut self) -> io::Result<()>;
 }
 
 /// An open object for reads; stays valid when the object is renamed in the backing.
@@ -167,6 +217,19 @@ pub trait Backing: Send + Sync {
     /// True if a call may take as long as a network does: such calls are kept off the session threads.
     fn remote(&self) -> bool {
         true
+    }
+
+    /// True if an open file outlives that something else replaces or removes it.
+    fn open_files_last(&self) -> bool {
+        true
+    }
+    /// True if each call ends by itself after a bounded time.
+    fn bounded(&self) -> bool {
+        false
+    }
+    /// Requests made of the store, by kind; empty where they are not counted.
+    fn requests(&self) -> Vec<(String, u64)> {
+        Vec::new()
     }
 
     /// What the store takes, as `prepare` found it.
@@ -221,12 +284,25 @@ pub trait Backing: Send + Sync {
     fn make_house(&self) -> io::Result<()> {
         Ok(())
     }
+    /// Whether a gateway was here and may not have ended cleanly.
+    fn has_house(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+    /// Takes the lease, or says in one line who has it. `takeover`: from one whose lease lapsed; `log`: number of the
+    /// log that is ours, if there is one.
+    fn lease(&self, takeover: bool, log: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String>;
     /// Makes `.forelog/` ready for a mount, with the lease in hand, and removes leftovers in `tmp/`.
     fn prepare(&self) -> io::Result<()>;
     /// Names in `.forelog/park`.
     fn parked(&self) -> io::Result<Vec<String>>;
     /// Removes everything of ours but the lease, after a complete drain.
     fn clean(&self) -> io::Result<()>;
+    /// Notes of all logs, in `.forelog/logs`.
+    fn notes(&self) -> io::Result<Vec<Note>>;
+    /// Puts a note there, or replaces it.
+    fn put_note(&self, name: &str, text: &str) -> io::Result<()>;
+    /// Takes one away; fine if it is not there.
+    fn drop_note(&self, name: &str) -> io::Result<()>;
 }
 
 /// Path of a staged object.

@@ -4,8 +4,8 @@
 //! was given up would not be known. Only the writeback makes them, and it can wait.
 
 use super::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
-    NewObject, Update, Xattr,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    HeldLease, Limits, NewObject, Note, Update, Xattr,
 };
 use crate::sys::pool::Pool;
 use crate::types::Kind;
@@ -96,6 +96,9 @@ impl Backing for TimedBacking {
     fn remote(&self) -> bool {
         self.inner.remote()
     }
+    fn open_files_last(&self) -> bool {
+        self.inner.open_files_last()
+    }
     fn limits(&self) -> Limits {
         self.inner.limits()
     }
@@ -159,6 +162,21 @@ impl Backing for TimedBacking {
     }
     fn make_house(&self) -> io::Result<()> {
         self.inner.make_house()
+    }
+    fn has_house(&self) -> io::Result<bool> {
+        self.inner.has_house()
+    }
+    fn lease(&self, takeover: bool, log: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String> {
+        self.inner.lease(takeover, log, wall_ns)
+    }
+    fn notes(&self) -> io::Result<Vec<Note>> {
+        self.inner.notes()
+    }
+    fn put_note(&self, name: &str, text: &str) -> io::Result<()> {
+        self.inner.put_note(name, text)
+    }
+    fn drop_note(&self, name: &str) -> io::Result<()> {
+        self.inner.drop_note(name)
     }
     fn prepare(&self) -> io::Result<()> {
         self.inner.prepare()

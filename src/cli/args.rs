@@ -25,10 +25,11 @@ environment, that over the file.
 Examples:
   forelog mount /mnt/nas /data
   forelog mount /mnt/nas /data --log-dir /ssd/log --log-size 32GiB --upload-limit 50MiB/s
+  forelog mount s3://my-bucket/files /data              # credentials as for every AWS program
   forelog mount -f --config /etc/forelog/data.toml      # backing and mountpoint are keys there
   /etc/fstab:  /mnt/nas  /data  fuse.forelog  _netdev,nofail,log_dir=/ssd/log  0  0";
 
-/// A local, crash-safe, predictive write-ahead log in front of a slow directory
+/// A local, crash-safe, predictive write-ahead log in front of a slow directory or a bucket
 #[derive(Debug, Parser)]
 #[command(name = "forelog", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Cli {
@@ -38,7 +39,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Mount a backing directory
+    /// Mount a backing directory or bucket
     Mount(Box<MountArgs>),
     /// Drain the log into the backing and unmount
     Umount(UmountArgs),
@@ -63,7 +64,7 @@ pub enum Verb {
 #[derive(Debug, Default, Args)]
 #[command(after_help = MOUNT_EXAMPLES)]
 pub struct MountArgs {
-    /// The slow directory the files end up in
+    /// Where the files end up: a slow directory, or s3://BUCKET/PREFIX
     pub backing: Option<String>,
     /// Where programs see them: an empty directory
     pub mountpoint: Option<String>,
@@ -136,10 +137,10 @@ pub struct MountArgs {
     /// Refuse all changes
     #[arg(long)]
     pub read_only: bool,
-    /// Take the backing over from a gateway whose lease lapsed
+    /// Take a bucket over from another machine's gateway once its lease lapsed (90 s)
     #[arg(long)]
     pub takeover: bool,
-    /// Vouch that nobody else writes to the backing
+    /// Vouch that nobody else writes to the bucket, whose store ignores conditions
     #[arg(long)]
     pub sole_writer: bool,
     /// The child that a mount in the background starts

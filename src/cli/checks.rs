@@ -1,6 +1,7 @@
 //! Checks of the places a mount uses: backing, mount point, log directory, the machine's FUSE.
 
 use super::units::show_size;
+use crate::config::{BucketUrl, Place};
 use crate::control::render::bytes;
 use crate::control::{Abilities, Verdict};
 use crate::sys::{fstype, mounts, paths, peercred};
@@ -22,13 +23,18 @@ fn refuse<T>(message: String) -> Result<T, Verdict> {
 }
 
 /// Checks backing and mount point: both canonical.
-pub fn places(
-    backing: &str,
-    mountpoint: &Path,
-    abilities: &Abilities,
-) -> Result<(PathBuf, PathBuf), Verdict> {
-    if backing.starts_with("s3://") && !abilities.bucket {
-        return refuse(format!("{backing}: this build has no bucket backing; give a directory"));
+pub fn places(backing: &str, mountpoint: &Path, abilities: &Abilities) -> Result<(Place, PathBuf), Verdict> {
+    if backing.starts_with("s3://") {
+        if !abilities.bucket {
+            return refuse(format!("{backing}: this build has no bucket backing; give a directory"));
+        }
+        let url =
+            BucketUrl::parse(backing).map_err(|e| Verdict::refused(format!("backing {backing}: {e}")))?;
+        let (mountpoint, autofs) = free_mountpoint(mountpoint)?;
+        if !autofs {
+            empty(&mountpoint)?;
+        }
+        return Ok((Place::Bucket(url), mountpoint));
     }
     let backing = existing_dir("backing", Path::new(backing))?;
     let (mountpoint, autofs) = free_mountpoint(mountpoint)?;
@@ -59,7 +65,7 @@ pub fn places(
     if !autofs {
         empty(&mountpoint)?;
     }
-    Ok((backing, mountpoint))
+    Ok((Place::Directory(backing), mountpoint))
 }
 
 fn empty(mountpoint: &Path) -> Result<(), Verdict> {
@@ -135,11 +141,16 @@ fn free_mountpoint(path: &Path) -> Result<(PathBuf, bool), Verdict> {
 }
 
 /// Checks where the log is to be: canonical, it may not exist yet.
-pub fn log_dir(dir: &Path, backing: &Path, mountpoint: &Path) -> Result<PathBuf, Verdict> {
+pub fn log_dir(dir: &Path, backing: &Place, mountpoint: &Path) -> Result<PathBuf, Verdict> {
     let found = paths::canonical_prefix(dir)
         .map_err(|e| Verdict::refused(format!("log directory {}: {e}", dir.display())))?;
     let shown = found.display();
-    for (place, what) in [(mountpoint, "mount point"), (backing, "backing")] {
+    let backing = match backing {
+        Place::Directory(d) => Some(d.as_path()),
+        Place::Bucket(_) => None,
+    };
+    for (place, what) in [(Some(mountpoint), "mount point"), (backing, "backing")] {
+        let Some(place) = place else { continue };
         if found.starts_with(place) {
             return refuse(format!(
                 "log directory {shown}: lies inside the {what} {}; give a --log-dir on a local disk",

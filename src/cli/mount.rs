@@ -72,7 +72,7 @@ fn prepare(config: &Config) -> Result<(), Verdict> {
 /// Serves in this process until the mount has ended.
 fn serve(config: Config, ready: Ready, notes: &[String], engine: &dyn Engine) -> Verdict {
     let shown = config.mountpoint.display().to_string();
-    log::info!("forelog {}: {} on {shown}", env!("CARGO_PKG_VERSION"), config.backing.display());
+    log::info!("forelog {}: {} on {shown}", env!("CARGO_PKG_VERSION"), config.backing);
     for note in notes {
         log::warn!("{note}");
     }

@@ -5,7 +5,7 @@ use super::args::MountArgs;
 use super::checks;
 use super::options::{Settings, from_env, from_o, from_toml, suggestion, usage};
 use super::units;
-use crate::config::{Config, Durability, MountFlags, Predict, Transport, WaitUmount};
+use crate::config::{Config, Durability, MountFlags, Place, Predict, Transport, WaitUmount};
 use crate::control::{Abilities, Verdict};
 use crate::sys::{paths, peercred};
 use std::path::{Path, PathBuf};
@@ -78,9 +78,16 @@ pub fn resolve(
     let (log_size, sizes, reserve_max) =
         (reader.size("log-size")?, reader.segment_sizes()?, reader.size("reserve-max")?);
     let switches = (reader.switch("foreground")?, reader.switch("read-only")?, reader.switch("sole-writer")?);
+    let takeover = reader.switch("takeover")?;
     let threads = reader.threads()?;
 
     let (backing, mountpoint) = checks::places(&places.backing, &places.mountpoint, abilities)?;
+    if takeover && matches!(backing, Place::Directory(_)) {
+        return Err(Verdict::refused(
+            "--takeover: a directory's lease ends with its gateway, so there is nothing to take over; if it is held, end \
+             that gateway first",
+        ));
+    }
     let log_dir = match places.log_dir {
         Some(dir) => dir,
         None => default_log_dir(&backing)?,
@@ -119,6 +126,7 @@ pub fn resolve(
         transport: choices.transport,
         log_file,
         read_only: switches.1,
+        takeover,
         sole_writer: switches.2,
         flags: MountFlags { allow_other: flags.allow_other || root, ..flags },
     };
@@ -127,10 +135,14 @@ pub fn resolve(
 
 /// `/var/lib/forelog/ID` as root, else beneath `$XDG_STATE_HOME` or `~/.local/state`. The ID is the
 /// backing's last name and a hash of its path.
-fn default_log_dir(backing: &Path) -> Result<PathBuf, Verdict> {
+fn default_log_dir(backing: &Place) -> Result<PathBuf, Verdict> {
     use std::os::unix::ffi::OsStrExt;
-    let name = paths::readable_name(backing.file_name().unwrap_or_default());
-    let id = format!("{name}-{:016x}", paths::stable_hash(backing.as_os_str().as_bytes()));
+    let shown = backing.to_string();
+    let (last, whole) = match backing {
+        Place::Directory(d) => (d.file_name().unwrap_or_default(), d.as_os_str().as_bytes()),
+        Place::Bucket(_) => (shown.rsplit('/').next().unwrap_or_default().as_ref(), shown.as_bytes()),
+    };
+    let id = format!("{}-{:016x}", paths::readable_name(last), paths::stable_hash(whole));
     let id = id.trim_start_matches('-');
     if peercred::own_uid() == 0 {
         return Ok(Path::new("/var/lib/forelog").join(id));

@@ -106,6 +106,11 @@ fn body(out: &mut String, s: &Status) -> std::fmt::Result {
         w.retries,
         w.errors
     )?;
+    let kinds: Vec<String> =
+        s.store_requests.iter().filter(|r| *r.1 > 0).map(|(k, n)| format!("{n} {}", plain(k))).collect();
+    if !kinds.is_empty() {
+        writeln!(out, "             asked of the store: {}", kinds.join(", "))?;
+    }
     prediction(out, s)?;
     writeln!(
         out,

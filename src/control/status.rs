@@ -2,6 +2,7 @@
 //! is their only home: fields may be added, never changed.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the JSON.
 pub const STATUS_VERSION: u32 = 1;
@@ -46,6 +47,10 @@ pub struct Status {
     pub pid: u32,
     pub mountpoint: String,
     pub backing: String,
+    /// `directory` or `bucket`.
+    pub backing_kind: String,
+    /// Requests made of a bucket's store since the mount, by kind.
+    pub store_requests: BTreeMap<String, u64>,
     pub log_dir: String,
     pub uptime_seconds: f64,
     /// How requests come from the kernel: `uring` or `device`.
@@ -173,6 +178,8 @@ impl Default for Status {
             pid: 0,
             mountpoint: String::new(),
             backing: String::new(),
+            backing_kind: String::new(),
+            store_requests: BTreeMap::new(),
             log_dir: String::new(),
             uptime_seconds: 0.0,
             transport: String::new(),

@@ -107,6 +107,16 @@ impl Fs {
         if name.len() > self.limits.name_bytes_max {
             return Err(Error::NameTooLong);
         }
+        let names = self.limits.names;
+        if !names.takes(name) {
+            return Err(Error::Invalid);
+        }
+        // With the slash of a directory's.
+        if names.path_bytes_max < usize::MAX
+            && self.volume.path_bytes(parent) + name.len() + 1 > names.path_bytes_max
+        {
+            return Err(Error::NameTooLong);
+        }
         Ok(EntryKey { parent, name: name.into() })
     }
 

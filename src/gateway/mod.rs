@@ -14,6 +14,7 @@ mod workers;
 
 pub use engine::ForelogEngine;
 
+use crate::backing::HeldLease;
 use crate::config::{Config, Transport};
 use crate::control::Verdict;
 use crate::fs::Fs;
@@ -68,6 +69,7 @@ pub struct Gateway {
     /// How requests come, once mounted.
     transport: OnceLock<Transport>,
     life: (Mutex<Life>, Condvar),
+    lease: Mutex<Option<Box<dyn HeldLease>>>,
 }
 
 /// From when on `status` speaks of a backing that does not answer.
@@ -213,7 +215,7 @@ fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, Str
 fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
     let c = &gateway.config;
     let options = fusemount::MountOptions {
-        fsname: c.backing.display().to_string(),
+        fsname: c.backing.to_string(),
         read_only: c.read_only,
         allow_other: c.flags.allow_other,
         default_permissions: true,
@@ -249,7 +251,7 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
     })
     .map_err(|e| format!("catching signals failed: {e}"))?;
     let utab = utab_add(c);
-    log::info!("serving {} on {}", c.backing.display(), c.mountpoint.display());
+    log::info!("serving {} on {}", c.backing, c.mountpoint.display());
     ready.mounted();
     let why = gateway.wait_for_end(&served);
     ready.stopping();

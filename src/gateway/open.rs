@@ -4,10 +4,12 @@ use super::Gateway;
 use super::Mending;
 use super::marker;
 use super::plan::Seen;
+use crate::backing::bucket::BucketBacking;
 use crate::backing::directory::DirectoryBacking;
 use crate::backing::timed::{DEADLINE, TimedBacking};
-use crate::backing::{AttrChange, Backing, BackingPath};
-use crate::config::Config;
+use crate::backing::{AttrChange, Backing, BackingPath, HeldLease, Note};
+use crate::config::{Config, Place};
+use crate::format::frame::public_tag;
 use crate::fs::{Clients, Fs};
 use crate::history::{History, Programs};
 use crate::mount::Callers;
@@ -21,12 +23,9 @@ use crate::wal::PoolLimits;
 use crate::writeback::{Retry, Settings, Shared};
 use parking_lot::Mutex;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
-
-/// Name of the lease in the backing.
-const LEASE: &str = ".forelog/lease";
 
 /// What opening gives.
 pub struct Opened {
@@ -43,26 +42,32 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     limits::set_io_flusher();
     let dir = &config.log_dir;
     files::create_dir_private(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?;
-    let mut locks = vec![lock(&dir.join("lock"), "log", &*clock)?];
-    let backing = DirectoryBacking::open(&config.backing)
-        .map_err(|e| format!("backing {}: {e}", config.backing.display()))?;
+    let locks = vec![lock(&dir.join("lock"), &*clock)?];
+    let mut backing: Arc<dyn Backing> = reach(config)?;
+    let (log, changes) = look_at_log(dir);
+    let asked = |r: io::Result<bool>| r.map_err(|e| format!("backing {}: {e}", config.backing));
     // Ours stays in a backing: an empty directory in its place is a disk or a share that is not mounted.
-    if !files::is_dir(&config.backing.join(".forelog")) && holds_changes(dir) {
+    if changes && !asked(backing.has_house())? {
         return Err(format!(
             "backing {}: it has no .forelog, so it is not what the log in {} belongs to: is the right disk or share \
              mounted there?",
-            config.backing.display(),
+            config.backing,
             dir.display()
         ));
     }
-    let house = |r: io::Result<()>| {
-        r.map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing.display()))
-    };
+    if changes && config.read_only && matches!(config.backing, Place::Bucket(_)) {
+        return Err(format!(
+            "the log in {} holds changes for {}: mount it without --read-only first, so that they are stored",
+            dir.display(),
+            config.backing
+        ));
+    }
+    let house =
+        |r: io::Result<()>| r.map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing));
     house(backing.make_house())?;
-    locks.push(lease(&config.backing, &backing, &*clock)?);
+    let lease = backing.lease(config.takeover, log, clock.wall_ns())?;
     house(backing.prepare())?;
-    let mut backing: Arc<dyn Backing> = Arc::new(backing);
-    if backing.remote() {
+    if backing.remote() && !backing.bounded() {
         backing = Arc::new(TimedBacking::new(backing, DEADLINE));
     }
     let disk: Arc<dyn Disk> =
@@ -79,22 +84,42 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     )
     .map_err(|e| format!("log {}: {e}", dir.display()))?;
     let took_ms = (clock.monotonic_ns() - began) / 1_000_000;
-    tell_others(marker::put(config, opened.volume.log_tag()));
+    lease.set_log(opened.volume.log_tag());
+    tell_others(marker::put(&*backing, config, opened.volume.log_tag()));
     tell(&opened.report, took_ms, dir);
-    Ok(Opened { gateway: assemble(config, opened.volume, clock)?, locks })
+    Ok(Opened { gateway: assemble(config, opened.volume, clock, lease)?, locks })
 }
 
-/// Whether the log in a directory has something that the backing lacks. What cannot be read is for recovery to tell.
-fn holds_changes(dir: &Path) -> bool {
-    let Ok(disk) = RealDisk::open(dir) else { return false };
-    read_log(&disk).is_ok_and(|l| {
-        let last = l.checkpoint.as_ref().map_or(0, |c| c.lsn);
-        let changed = l.checkpoint.as_ref().is_some_and(|c| !c.inodes.is_empty());
-        changed || l.scans.iter().any(|s| s.3.records.iter().any(|r| r.header.lsn.0 > last))
+/// Opens the backing, without changing anything in it.
+fn reach(config: &Config) -> Result<Arc<dyn Backing>, String> {
+    Ok(match &config.backing {
+        Place::Directory(d) => {
+            Arc::new(DirectoryBacking::open(d).map_err(|e| format!("backing {}: {e}", config.backing))?)
+        }
+        Place::Bucket(url) => {
+            let b = BucketBacking::open(url, config.sole_writer, config.read_only);
+            Arc::new(b.map_err(|e| format!("backing {url}: {e}"))?)
+        }
     })
 }
 
-fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Result<Arc<Gateway>, String> {
+/// Number of the log in a directory, and whether it has something that the backing lacks. What cannot be read is for
+/// recovery to tell.
+fn look_at_log(dir: &Path) -> (Option<u64>, bool) {
+    let Ok(disk) = RealDisk::open(dir) else { return (None, false) };
+    let Ok(l) = read_log(&disk) else { return (None, false) };
+    let last = l.checkpoint.as_ref().map_or(0, |c| c.lsn);
+    let changed = l.checkpoint.as_ref().is_some_and(|c| !c.inodes.is_empty());
+    let newer = l.scans.iter().any(|s| s.3.records.iter().any(|r| r.header.lsn.0 > last));
+    (l.checkpoint.as_ref().map(|c| public_tag(c.log)), changed || newer)
+}
+
+fn assemble(
+    config: &Config,
+    volume: Arc<Volume>,
+    clock: Arc<dyn Clock>,
+    lease: Box<dyn HeldLease>,
+) -> Result<Arc<Gateway>, String> {
     let programs = Arc::new(Programs::new());
     let clients = Arc::new(Clients::default());
     let callers = Callers::new(clients.clone(), programs.clone())
@@ -120,18 +145,20 @@ fn assemble(config: &Config, volume: Arc<Volume>, clock: Arc<dyn Clock>) -> Resu
         draining: AtomicBool::new(false),
         transport: OnceLock::new(),
         life: Default::default(),
+        lease: Mutex::new(Some(lease)),
     }))
 }
 
 /// A log that a dead gateway left may be forgotten.
-fn tell_others(others: io::Result<Vec<(String, PathBuf)>>) {
+fn tell_others(others: io::Result<Vec<Note>>) {
     match others {
         Err(e) => log::warn!("noting this log in the backing failed: {e}"),
-        Ok(others) => others.iter().for_each(|(log, file)| {
+        Ok(others) => others.iter().for_each(|n| {
             log::warn!(
-                "another log may still hold changes for this backing: {log}; mount with it to store them, or remove {} if \
+                "another log may still hold changes for this backing: {}; mount with it to store them, or remove {} if \
                  that log is gone",
-                file.display()
+                n.text,
+                n.place
             );
         }),
     }
@@ -184,22 +211,11 @@ pub fn pool_limits(c: &Config) -> PoolLimits {
     }
 }
 
-fn lock(path: &Path, what: &str, clock: &dyn Clock) -> Result<LockFile, String> {
+fn lock(path: &Path, clock: &dyn Clock) -> Result<LockFile, String> {
     LockFile::acquire(path, clock.wall_ns()).map_err(|e| match e {
-        LockError::Held(by) => {
-            format!("the {what} is in use: {} {by}; unmount that first", path.display())
-        }
+        LockError::Held(by) => format!("the log is in use: {} {by}; unmount that first", path.display()),
         LockError::Io(e) => format!("locking {} failed: {e}", path.display()),
     })
-}
-
-/// One gateway a backing. Taking the lease must not move the root directory's times.
-fn lease(root: &Path, backing: &dyn Backing, clock: &dyn Clock) -> Result<LockFile, String> {
-    let before =
-        backing.stat(&BackingPath::root()).map_err(|e| format!("backing {}: {e}", root.display()))?;
-    let l = lock(&root.join(LEASE), "backing", clock)?;
-    restore_times(backing, &before.attr);
-    Ok(l)
 }
 
 fn restore_times(backing: &dyn Backing, attr: &crate::types::Attr) {
@@ -216,13 +232,25 @@ pub fn leave_backing(g: &Gateway) -> io::Result<()> {
         Some(c) => c.read().node.attr,
         None => b.stat(&BackingPath::root())?.attr,
     };
-    marker::remove(&g.config.backing, g.volume.log_tag())?;
-    match b.unlink(&BackingPath(LEASE.as_bytes().to_vec())) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+    if let Some(l) = &*g.lease.lock() {
+        l.renew();
     }
-    b.clean()?;
-    restore_times(&**b, &attr);
-    b.sync(&[], &[BackingPath::root()])
+    marker::remove(&**b, g.volume.log_tag())?;
+    // What is changed there after the lease is given back could be another's.
+    if b.bounded() {
+        b.clean()?;
+        release(g)
+    } else {
+        release(g)?;
+        b.clean()?;
+        restore_times(&**b, &attr);
+        b.sync(&[], &[BackingPath::root()])
+    }
+}
+
+fn release(g: &Gateway) -> io::Result<()> {
+    match &mut *g.lease.lock() {
+        Some(l) => l.release(),
+        None => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! The status snapshot, from true figures only.
 
 use super::{Gateway, still_mounted};
+use crate::config::Place;
 use crate::control::status::{self, State, Status, Timing};
 use crate::fs::meter::Verb;
 use crate::wal::Owner;
@@ -18,6 +19,11 @@ impl Gateway {
             pid: std::process::id(),
             mountpoint: self.config.mountpoint.display().to_string(),
             backing: self.volume.backing.describe(),
+            backing_kind: match self.config.backing {
+                Place::Directory(_) => "directory".into(),
+                Place::Bucket(_) => "bucket".into(),
+            },
+            store_requests: self.volume.backing.requests().into_iter().collect(),
             log_dir: self.config.log_dir.display().to_string(),
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
             transport: self.transport.get().map_or("", |t| t.name()).into(),

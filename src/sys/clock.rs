@@ -24,6 +24,12 @@ impl Clock for RealClock {
     }
 }
 
+/// Nanoseconds since the machine's start, sleep included.
+pub fn boot_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
 /// The machine's clock, shared.
 pub fn real() -> Arc<dyn Clock> {
     Arc::new(RealClock)

@@ -79,9 +79,7 @@ impl LockFile {
     /// Writes this process as the holder: again after a fork into the background, since the child
     /// has the lock but another pid.
     pub fn write_holder(&self, wall_ns: i64) -> io::Result<()> {
-        let host = host();
-        let pid = std::process::id();
-        let line = format!("pid {pid} on host {host} since {}\n", utc(wall_ns));
+        let line = format!("{}\n", holder_line(wall_ns));
         self.file.write_all_at(line.as_bytes(), 0)?;
         self.file.set_len(line.len() as u64)
     }
@@ -96,13 +94,18 @@ impl Drop for LockFile {
     }
 }
 
+/// This process as the holder of something.
+pub fn holder_line(wall_ns: i64) -> String {
+    format!("pid {} on host {} since {}", std::process::id(), host(), utc(wall_ns))
+}
+
 /// Name of this machine.
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Whether the process that a holder's line names runs; true where that cannot be told.
-fn is_alive(by: &str) -> bool {
+pub fn is_alive(by: &str) -> bool {
     let host = host();
     let mut words = by.split(' ').skip_while(|w| *w != "pid").skip(1);
     let (pid, of) = (words.next(), words.nth(2));

@@ -3,8 +3,8 @@
 
 use super::plug::{Plug, Trouble};
 use crate::backing::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
-    NewObject, Piece, Update, Xattr, parked_path, staged_path,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    HeldLease, Limits, NewObject, Note, Piece, Update, Xattr, parked_path, staged_path,
 };
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
 use parking_lot::Mutex;
@@ -418,7 +418,19 @@ impl Backing for MemBacking {
             r => r.map(|()| out),
         }
     }
+    fn lease(&self, _: bool, _: Option<u64>, _: i64) -> Result<Box<dyn HeldLease>, String> {
+        Err("a simulated backing has no lease".into())
+    }
     fn clean(&self) -> io::Result<()> {
         self.prepare()
+    }
+    fn notes(&self) -> io::Result<Vec<Note>> {
+        Ok(Vec::new())
+    }
+    fn put_note(&self, _: &str, _: &str) -> io::Result<()> {
+        self.pass()
+    }
+    fn drop_note(&self, _: &str) -> io::Result<()> {
+        self.pass()
     }
 }

@@ -137,6 +137,38 @@ impl Volume {
         Some((e.target, e.lsn))
     }
 
+    /// Where an inode is to stand in the backing, by the first of its names: in a directory that the backing has where it
+    /// has it, else where programs have it.
+    pub fn place_to_be(&self, snap: &Snapshot) -> Option<Vec<u8>> {
+        let key = snap.parents.first()?;
+        let (mut names, mut dir) = (vec![key.name.clone()], key.parent);
+        for _ in 0..4096 {
+            if let Some(path) = self.places.read().path(dir) {
+                let tail: Vec<&[u8]> = names.iter().rev().map(|n| &n[..]).collect();
+                let tail = tail.join(&b'/');
+                return Some(if path.is_empty() { tail } else { [&path[..], &tail].join(&b'/') });
+            }
+            let key = self.name_of(dir)?;
+            names.push(key.name);
+            dir = key.parent;
+        }
+        None
+    }
+
+    /// Bytes of the path by which programs reach a directory.
+    pub fn path_bytes(&self, dir: InodeId) -> usize {
+        let (mut at, mut bytes) = (dir, 0);
+        for _ in 0..4096 {
+            if at == InodeId::ROOT {
+                break;
+            }
+            let Some(key) = self.name_of(at) else { break };
+            bytes += key.name.len() + 1;
+            at = key.parent;
+        }
+        bytes
+    }
+
     /// A name by which programs reach an inode.
     pub fn name_of(&self, ino: InodeId) -> Option<EntryKey> {
         self.table.get(ino)?.read().node.parents.first().cloned()

@@ -75,9 +75,15 @@ impl Writeback {
             w.updated.push((snap, None));
             return Ok(());
         }
-        let open = self.volume.cell(snap.ino).and_then(|c| c.file.lock().clone());
+        let lasts = self.volume.backing.open_files_last();
+        let open = match lasts {
+            true => self.volume.cell(snap.ino).and_then(|c| c.file.lock().clone()),
+            // What replaced it stands for what it was: it was mostly made from that.
+            false => self.theirs(&snap)?,
+        };
         let rest = match open {
-            Some(_) => "its old content was open still and is kept",
+            Some(_) if lasts => "its old content was open still and is kept",
+            Some(_) => "what stands there now stands for its old content",
             None => "zeros stand for its old content, which is lost",
         };
         log::warn!(
@@ -88,6 +94,17 @@ impl Writeback {
         self.shared.conflicts.fetch_add(1, Ordering::Relaxed);
         w.keys.extend(snap.parents.iter().cloned());
         self.stage_over(snap, Some(open.unwrap_or_else(|| Arc::new(Nothing))), w)
+    }
+
+    /// The file that stands under a name of an inode, whoever made it.
+    fn theirs(&self, snap: &Snapshot) -> io::Result<Option<Arc<dyn BackingFile>>> {
+        let Some(path) = self.volume.place_to_be(snap).map(BackingPath) else { return Ok(None) };
+        match self.volume.backing.stat(&path) {
+            Ok(s) if s.attr.kind == Kind::File => self.volume.backing.open(&path).map(Some),
+            Ok(_) => Ok(None),
+            Err(e) if is_gone(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Something that is not ours stands under a name: it is kept under another that says so.

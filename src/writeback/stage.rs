@@ -70,7 +70,8 @@ impl Writeback {
             Some(x) => x.clone(),
             None => self.known_xattrs(&snap)?,
         };
-        let object = NewObject { attr: snap.attr, target: snap.target.clone(), xattrs };
+        let at = self.volume.place_to_be(&snap).map(BackingPath);
+        let object = NewObject { attr: snap.attr, target: snap.target.clone(), xattrs, at };
         let volume = self.volume.clone();
         let mut bytes = 0;
         let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
@@ -126,7 +127,9 @@ impl Writeback {
                     sink(p)
                 })
             };
-            let update = Update { keep: snap.base_end, size: snap.attr.size, content: &mut content };
+            let then = change_of(&snap, true);
+            let update =
+                Update { keep: snap.base_end, size: snap.attr.size, content: &mut content, then: &then };
             self.volume.backing.update(&path, update)?;
             self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -146,13 +149,16 @@ impl Writeback {
     }
 
     pub(super) fn set_attr_of(&self, path: &BackingPath, snap: &Snapshot, times: bool) -> io::Result<()> {
-        let change = AttrChange {
-            mode: (snap.attr.kind != Kind::Symlink).then_some(snap.attr.mode),
-            owner: Some((snap.attr.uid, snap.attr.gid)),
-            times: times.then_some((snap.attr.atime, snap.attr.mtime)),
-            xattrs: snap.xattrs.clone(),
-        };
-        self.volume.backing.set_attr(path, snap.attr.kind, &change)
+        self.volume.backing.set_attr(path, snap.attr.kind, &change_of(snap, times))
+    }
+}
+
+fn change_of(snap: &Snapshot, times: bool) -> AttrChange {
+    AttrChange {
+        mode: (snap.attr.kind != Kind::Symlink).then_some(snap.attr.mode),
+        owner: Some((snap.attr.uid, snap.attr.gid)),
+        times: times.then_some((snap.attr.atime, snap.attr.mtime)),
+        xattrs: snap.xattrs.clone(),
     }
 }
 

@@ -150,7 +150,7 @@ impl DirectoryBacking {
 
     /// Our own directory coming and going is not a change of the user's tree. Best effort: only
     /// the root's owner may.
-    fn restore_root_times(&self, (atime, mtime): (crate::types::Stamp, crate::types::Stamp)) {
+    pub(super) fn restore_root_times(&self, (atime, mtime): (crate::types::Stamp, crate::types::Stamp)) {
         if let Err(e) = set_times(self.root(), atime, mtime) {
             log::debug!("{}: the times of the root stay moved: {e}", self.shown);
         }

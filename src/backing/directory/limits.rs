@@ -2,7 +2,7 @@
 //! refused when a program asks for it, not at the drain, when it was acknowledged long ago.
 
 use super::DirectoryBacking;
-use crate::backing::Limits;
+use crate::backing::{Limits, Names};
 use crate::sys::beneath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstatfs, ftruncate, linkat, mknodat, openat};
 use rustix::fs::{symlinkat, unlinkat};
@@ -48,6 +48,7 @@ impl DirectoryBacking {
             name_bytes_max: fstatfs(&self.root)?.f_namelen as usize,
             symlinks: takes(symlinkat("x", tmp, SECOND)),
             access_lists: self.has_access_lists(),
+            names: Names::ALL,
             special: takes(mknodat(tmp, SECOND, FileType::Fifo, Mode::from_raw_mode(0o600), 0)),
         };
         unlinkat(tmp, PROBE, AtFlags::empty())?;

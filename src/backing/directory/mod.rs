@@ -8,6 +8,7 @@ mod access;
 mod attrs;
 mod change;
 mod house;
+mod lease;
 mod limits;
 mod read;
 mod stage;
@@ -16,8 +17,8 @@ mod sync;
 mod tests;
 
 use crate::backing::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content, Limits,
-    NewObject, Update, Xattr,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
+    HeldLease, Limits, NewObject, Note, Update, Xattr,
 };
 use crate::sys::beneath;
 use crate::types::Kind;
@@ -26,7 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
@@ -39,6 +40,7 @@ pub struct DirectoryBacking {
     /// Device of the root: only there are inode numbers ids.
     dev: u64,
     shown: String,
+    path: PathBuf,
     /// It is reached over a network, so any call may take long.
     remote: bool,
     /// What the filesystem takes; measured once, at the first `prepare`.
@@ -80,6 +82,7 @@ impl DirectoryBacking {
             root: fd,
             dev: st.st_dev,
             shown: root.display().to_string(),
+            path: root.to_path_buf(),
             us: OnceLock::new(),
             modes: RwLock::new(()),
             unsynced: Mutex::default(),
@@ -167,6 +170,21 @@ impl Backing for DirectoryBacking {
 
     fn make_house(&self) -> io::Result<()> {
         self.with_access(&[], || self.make_ours().map(drop))
+    }
+    fn has_house(&self) -> io::Result<bool> {
+        Ok(self.has_house_now())
+    }
+    fn lease(&self, _: bool, _: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String> {
+        self.lease_now(wall_ns)
+    }
+    fn notes(&self) -> io::Result<Vec<Note>> {
+        self.notes_now()
+    }
+    fn put_note(&self, name: &str, text: &str) -> io::Result<()> {
+        self.put_note_now(name, text)
+    }
+    fn drop_note(&self, name: &str) -> io::Result<()> {
+        self.drop_note_now(name)
     }
     fn prepare(&self) -> io::Result<()> {
         self.with_access(&[], || self.prepare_now())

@@ -215,9 +215,12 @@ fn what_this_build_cannot_honour_is_refused() {
 
 #[test]
 fn the_default_log_directory_is_named_after_the_backing() {
-    let dir = default_log_dir(Path::new("/mnt/my nas")).unwrap();
+    let dir = default_log_dir(&Place::Directory("/mnt/my nas".into())).unwrap();
     let name = dir.file_name().unwrap().to_str().unwrap();
     assert!(name.starts_with("my_nas-") && name.len() == 7 + 16, "{name}");
-    assert_ne!(dir, default_log_dir(Path::new("/other/my nas")).unwrap());
-    assert_eq!(default_log_dir(Path::new("/")).unwrap().file_name().unwrap().len(), 16);
+    assert_ne!(dir, default_log_dir(&Place::Directory("/other/my nas".into())).unwrap());
+    let bucket =
+        default_log_dir(&Place::Bucket(crate::config::BucketUrl::parse("s3://b/x").unwrap())).unwrap();
+    assert!(bucket.file_name().unwrap().to_str().unwrap().starts_with("x-"));
+    assert_eq!(default_log_dir(&Place::Directory("/".into())).unwrap().file_name().unwrap().len(), 16);
 }

@@ -21,6 +21,8 @@ const ADDED: &[&str] = &[
     ".reason",
     ".open_handles",
     ".transport",
+    ".backing_kind",
+    ".store_requests",
     ".writeback.files",
     ".writeback.conflicts",
     ".log.sync_failures",

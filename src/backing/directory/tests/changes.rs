@@ -7,7 +7,7 @@ fn update(b: &DirectoryBacking, path: &str, keep: u64, size: u64, pieces: &[(u64
     let mut content = |sink: Sink<'_>| {
         pieces.iter().try_for_each(|(offset, bytes)| sink(Piece::Data { offset: *offset, bytes }))
     };
-    b.update(&p(path), Update { keep, size, content: &mut content }).unwrap();
+    b.update(&p(path), Update { keep, size, content: &mut content, then: &AttrChange::default() }).unwrap();
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn zeros_are_punched_within_and_free_beyond() {
         sink(Piece::Zero { offset: 100, len: 500_000 })?;
         sink(Piece::Zero { offset: (1 << 20) - 5, len: u64::MAX })
     };
-    let up = Update { keep: u64::MAX, size: 4 << 20, content: &mut content };
+    let up = Update { keep: u64::MAX, size: 4 << 20, content: &mut content, then: &AttrChange::default() };
     x.b.update(&p("f"), up).unwrap();
     let got = std::fs::read(x.at("f")).unwrap();
     assert_eq!(got.len(), 4 << 20);
@@ -49,7 +49,7 @@ fn only_a_regular_file_is_updated() {
     symlink("real", x.at("s")).unwrap();
     x.put("d", &object(Kind::Dir, 0o700, 0), b"");
     for (name, want) in [("s", libc::ELOOP), ("d", libc::EISDIR), ("none", libc::ENOENT)] {
-        let up = Update { keep: 0, size: 0, content: &mut nothing };
+        let up = Update { keep: 0, size: 0, content: &mut nothing, then: &AttrChange::default() };
         assert_eq!(errno(x.b.update(&p(name), up)), Some(want), "{name}");
     }
     assert_eq!(std::fs::read(x.at("real")).unwrap(), b"x");
@@ -124,7 +124,7 @@ fn nothing_leads_out_of_the_root() {
     let change = AttrChange { mode: Some(0o777), ..AttrChange::default() };
     for bad in ["out/secret", "etc/passwd", "out/new"] {
         let bad = p(bad);
-        let up = Update { keep: 0, size: 0, content: &mut nothing };
+        let up = Update { keep: 0, size: 0, content: &mut nothing, then: &AttrChange::default() };
         let results = [
             errno(x.b.stat(&bad)),
             errno(x.b.open(&bad)),

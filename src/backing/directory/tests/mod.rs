@@ -79,7 +79,7 @@ fn object(kind: Kind, mode: u32, size: u64) -> NewObject {
         mtime: stamp,
         ctime: stamp,
     };
-    NewObject { attr, target: Vec::new(), xattrs: Vec::new() }
+    NewObject { attr, target: Vec::new(), xattrs: Vec::new(), at: None }
 }
 
 fn file(mode: u32, size: u64) -> NewObject {

@@ -34,7 +34,7 @@ fn read_only_files_are_updated_and_unreadable_ones_read() {
     with_user(|x| {
         x.put("f", &file(0o444, 3), b"abc");
         let mut content = bytes(b"X");
-        let up = Update { keep: u64::MAX, size: 3, content: &mut content };
+        let up = Update { keep: u64::MAX, size: 3, content: &mut content, then: &AttrChange::default() };
         x.b.update(&p("f"), up).unwrap();
         assert_eq!(mode(x, "f"), 0o444);
         x.put("f", &file(0o000, 3), b"xyz");

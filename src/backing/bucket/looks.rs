@@ -1,0 +1,210 @@
+//! Looking at names: listings, metadata, each asked for once.
+
+use super::client::{REQUESTS, Request};
+use super::flush::many;
+use super::meta::Meta;
+use super::view::{Entry, split};
+use super::{BucketBacking, Core, OURS, text};
+use crate::backing::{BackingEntry, BackingPath, BackingStat, Xattr};
+use crate::sys::clock::{Clock, RealClock};
+use crate::types::{BackingId, Kind};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Objects asked for their metadata at a time.
+const HEADS_AT_ONCE: usize = 64;
+
+/// How long one who needs a listing waits for whoever has asked for it.
+const OTHERS_WAIT: Duration = Duration::from_secs(12);
+
+/// Number of the root.
+const ROOT_ID: u64 = 2;
+
+pub(super) fn now_ns() -> u64 {
+    RealClock.monotonic_ns()
+}
+
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{path}: not there"))
+}
+
+impl Core {
+    /// Sees that a directory's listing is fresh.
+    fn load(&self, dir: &str) -> io::Result<()> {
+        {
+            let mut view = self.view.lock();
+            loop {
+                if view.names(dir, now_ns()).is_some() {
+                    return Ok(());
+                }
+                if view.loading.insert(dir.to_owned()) {
+                    break;
+                }
+                if self.come.wait_for(&mut view, OTHERS_WAIT).timed_out() {
+                    let text = format!("{dir}: its listing does not come");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+            }
+        }
+        let prefix =
+            if dir.is_empty() { self.store.base.clone() } else { format!("{}{dir}/", self.store.base) };
+        let page = self.store.wait(self.store.list_all(&prefix, false)).map(|mut p| {
+            p.folders.extend(self.store.dirs_in(dir));
+            p
+        });
+        let mut view = self.view.lock();
+        let r = page.map(|p| view.take(dir, p, &self.store.base, now_ns()));
+        view.loaded(dir);
+        self.come.notify_all();
+        r
+    }
+
+    /// What stands under a path, with its metadata.
+    pub(super) fn find(&self, path: &str) -> io::Result<Option<(Entry, Arc<Meta>)>> {
+        if path.is_empty() {
+            return self.root().map(Some);
+        }
+        let (dir, _) = split(path);
+        let entry = loop {
+            if let Some(found) = self.view.lock().find(path, now_ns()) {
+                break found;
+            }
+            self.load(dir)?;
+        };
+        let Some(entry) = entry else { return Ok(None) };
+        match entry.meta.clone() {
+            Some(m) => Ok(Some((entry, m))),
+            None => self.store.wait(self.learn(path, &entry)),
+        }
+    }
+
+    /// As `find`, where it must be there.
+    pub(super) fn at(&self, path: &str) -> io::Result<(Entry, Arc<Meta>)> {
+        self.find(path)?.ok_or_else(|| not_found(path))
+    }
+
+    fn implicit(&self, key: &str) -> Meta {
+        Meta::implicit(key, self.store.owner.0, self.store.owner.1, Default::default())
+    }
+
+    fn root(&self) -> io::Result<(Entry, Arc<Meta>)> {
+        if let Some(e) = self.view.lock().root.clone()
+            && let Some(m) = e.meta.clone()
+        {
+            return Ok((e, m));
+        }
+        let key = self.store.key("/");
+        let seen = self.store.wait(self.store.head_marker(&key))?;
+        let (etag, mut meta) = match seen {
+            Some(s) => (s.etag, s.meta),
+            None => (String::new(), self.implicit(&key)),
+        };
+        (meta.id, meta.kind) = (ROOT_ID, Kind::Dir);
+        let meta = Arc::new(meta);
+        let e = Entry { dir: true, etag, size: 0, modified: 0, meta: Some(meta.clone()) };
+        self.view.lock().root = Some(e.clone());
+        Ok((e, meta))
+    }
+
+    /// Asks for the metadata of what was listed.
+    async fn learn(&self, path: &str, entry: &Entry) -> io::Result<Option<(Entry, Arc<Meta>)>> {
+        let key = self.store.key(&if entry.dir { format!("{path}/") } else { path.to_owned() });
+        let seen = match entry.dir {
+            true => self.store.head_marker(&key).await?,
+            false => self.store.head(&key).await?,
+        };
+        let now = match (seen, entry.dir) {
+            (Some(s), dir) => {
+                let (size, modified) = (if dir { 0 } else { s.size }, s.modified);
+                Entry { dir, etag: s.etag, size, modified, meta: Some(Arc::new(s.meta)) }
+            }
+            (None, true) => Entry { meta: Some(Arc::new(self.implicit(&key))), ..entry.clone() },
+            (None, false) => {
+                self.view.lock().doubt(split(path).0);
+                return Ok(None);
+            }
+        };
+        self.view.lock().learned(path, entry, now.clone());
+        Ok(now.meta.clone().map(|m| (now, m)))
+    }
+}
+
+impl BucketBacking {
+    pub(super) fn stat_now(&self, path: &BackingPath) -> io::Result<BackingStat> {
+        let Ok(path) = text(path) else { return Err(not_found(&path.to_string())) };
+        if self.hides(path) {
+            return Err(not_found(path));
+        }
+        let (e, m) = self.at(path)?;
+        Ok(self.as_stat(&e, &m))
+    }
+
+    pub(super) fn as_stat(&self, e: &Entry, m: &Meta) -> BackingStat {
+        let links = self.view.lock().groups.get(&m.id).map_or(1, |g| g.len().max(1) as u32);
+        BackingStat { id: BackingId(m.id), attr: m.attr(e.size, links) }
+    }
+
+    pub(super) fn list_now(&self, dir: &str, each: &mut dyn FnMut(BackingEntry)) -> io::Result<()> {
+        let names = loop {
+            if let Some(names) = self.view.lock().names(dir, now_ns()) {
+                break names;
+            }
+            self.load(dir)?;
+        };
+        let path = |n: &str| if dir.is_empty() { n.to_owned() } else { format!("{dir}/{n}") };
+        let ours = |n: &str| dir.is_empty() && n == OURS || self.hides(&path(n));
+        let wanted = |(n, _): &(String, Entry)| !ours(n);
+        let (known, asked): (Vec<_>, Vec<_>) =
+            names.into_iter().filter(wanted).partition(|(_, e)| e.meta.is_some());
+        let work = asked.into_iter().map(|(n, e)| {
+            let (core, path) = (self.core(), path(&n));
+            async move { core.learn(&path, &e).await.map(|found| (n, found)) }
+        });
+        let learned = self.store.wait(many(work, HEADS_AT_ONCE));
+        let mut entry = |n: String, m: &Meta| {
+            each(BackingEntry { name: n.into_bytes().into(), id: BackingId(m.id), kind: m.kind });
+        };
+        for (n, e) in known {
+            if let Some(m) = e.meta {
+                entry(n, &m);
+            }
+        }
+        for r in learned {
+            if let (n, Some((_, m))) = r? {
+                entry(n, &m);
+            }
+        }
+        Ok(())
+    }
+
+    /// The body of a small object.
+    pub(super) fn whole(&self, path: &str, e: &Entry) -> io::Result<Vec<u8>> {
+        if let Some(super::view::Change::Put { body, .. }) = self.view.lock().pending.get(path) {
+            return Ok(body.to_vec());
+        }
+        let etag = Some(e.etag.as_str()).filter(|t| !t.is_empty());
+        self.store.wait(self.store.get(&self.store.key(path), etag, None))
+    }
+
+    pub(super) fn xattrs_now(&self, path: &str) -> io::Result<Vec<Xattr>> {
+        let (_, m) = self.at(path)?;
+        if !m.xattrs {
+            return Ok(Vec::new());
+        }
+        let beside = super::stage::xattrs_path(m.id);
+        if let Some(super::view::Change::Put { body, .. }) = self.view.lock().pending.get(&beside) {
+            return Ok(super::stage::xattrs_of(body));
+        }
+        match self.store.wait(self.store.get(&self.store.key(&beside), None, None)) {
+            Ok(bytes) => Ok(super::stage::xattrs_of(&bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                log::warn!("{path}: its extended attributes are gone from the bucket");
+                Ok(Vec::new())
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+const _: () = assert!(REQUESTS.len() > Request::PartCopy as usize);
