@@ -46,6 +46,7 @@ const TESTING_FLOOR: u32 = 4;
 const HOMES: &[(&str, &[&str])] = &[
     ("unsafe", &["sys/"]),
     ("fuser::", &["mount/"]),
+    ("io_uring::", &["sys/uring/"]),
     ("libc::", &["sys/", "mount/", "fs/error.rs", "backing/directory/"]),
     ("Instant::now", &["sys/"]),
     ("SystemTime::now", &["sys/"]),

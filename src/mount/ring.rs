@@ -28,6 +28,16 @@ const BYTES_MAX: usize = 512 << 20;
 /// Ends the connection when a ring cannot go on: those who wait for it get an error.
 pub type Abort = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// How often the kernel is told that there are no rings, if that fails too.
+const TRIES: usize = 3;
+
+/// What became of the rings.
+pub enum Started {
+    Rings,
+    /// The kernel did not take them, and goes on over the device.
+    Declined(io::Error),
+}
+
 /// Rings that wait for their connection.
 pub struct Rings {
     rings: Vec<(Option<usize>, Ring)>,
@@ -54,16 +64,17 @@ impl Rings {
         Ok(Rings { rings })
     }
 
-    /// Serves the connection of `device`, whose INIT is answered, once the kernel took all rings. Errors: it did
-    /// not, and goes on over the device.
-    pub fn start(self, ops: &Arc<Ops>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<()> {
+    /// Serves the connection of `device`, whose INIT is answered, once the kernel took all rings. Errors: it has
+    /// neither rings nor the word that there are none, so it holds back all requests for ever.
+    pub fn start(self, ops: &Arc<Ops>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<Started> {
         let stoppers: Vec<Stopper> = self.rings.iter().map(|(_, r)| r.stopper()).collect();
-        let started = self.start_all(ops, device, abort);
-        if started.is_err() {
-            stoppers.iter().for_each(Stopper::stop);
-            Ring::decline(device)?;
+        let Err(why) = self.start_all(ops, device, abort) else { return Ok(Started::Rings) };
+        stoppers.iter().for_each(Stopper::stop);
+        let mut declined = Ring::decline(device);
+        for _ in 1..TRIES {
+            declined = declined.or_else(|_| Ring::decline(device));
         }
-        started
+        declined.map(|()| Started::Declined(why))
     }
 
     fn start_all(self, ops: &Arc<Ops>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<()> {

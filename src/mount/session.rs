@@ -3,7 +3,7 @@
 use super::adapter::Adapter;
 use super::caller::Callers;
 use super::ops::Ops;
-use super::ring::{Abort, Rings};
+use super::ring::{Abort, Rings, Started};
 use super::trim::Trimmer;
 use crate::config::Transport;
 use crate::fs::{Fs, Told};
@@ -165,18 +165,20 @@ fn connect(
     let session = Session::from_fd(adapter, fd, acl, config)?;
     let agreed = wanted.agreed.load(Ordering::Acquire);
     let started = match rings {
-        Some(_) if !agreed => Err(io::Error::other("the kernel does not offer rings for this mount")),
-        Some(rings) => rings.start(&ops, for_rings.as_fd(), &abort(mountpoint)),
-        None => Ok(()),
+        None => None,
+        Some(_) if !agreed => Some(Started::Declined(io::Error::other("not offered for this mount"))),
+        Some(rings) => Some(rings.start(&ops, for_rings.as_fd(), &abort(mountpoint))?),
     };
     let transport = match started {
-        Err(e) if how.transport == Transport::Uring => return Err(no_rings(&e.to_string())),
-        Err(e) => {
-            log::warn!("the rings failed ({e}); requests come over the device");
+        None => Transport::Device,
+        Some(Started::Rings) => Transport::Uring,
+        Some(Started::Declined(e)) if how.transport == Transport::Uring => {
+            return Err(no_rings(&format!("the kernel takes no rings: {e}")));
+        }
+        Some(Started::Declined(e)) => {
+            log::warn!("the kernel takes no rings ({e}): requests come over the device");
             Transport::Device
         }
-        Ok(()) if agreed => Transport::Uring,
-        Ok(()) => Transport::Device,
     };
     let notifier = session.notifier();
     let tell = move |ino: InodeId, what: Told| {

@@ -13,7 +13,7 @@ import sys
 import time
 
 import maketree
-from harness import FAKE, Suite, get, mounts, put, sh, wait_until
+from harness import BIN, FAKE, Suite, get, mounts, put, sh, wait_until
 from posix_suite import tool
 from tree import compare, snapshot
 
@@ -61,6 +61,28 @@ def chosen(s):
         r = g.umount()
         s.check(r.returncode == 0 and get(g.backing + "/f") == flag.encode(), f"and it drains ({flag}, {parameter})", r.stderr)
     switch("Y")
+
+
+def strace(g, when, *more):
+    """The gateway in front under strace, which fails its threads' calls into their rings."""
+    p = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter", "-e", f"inject=io_uring_enter:error=ENOMEM:when={when}",
+                          BIN, *g.mount_command("-f", *more)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    g.suite.undo.append(p.kill)
+    return p
+
+
+def not_taken(s):
+    """A kernel that takes no ring: `auto` goes on over the device, `uring` fails; and if it does not even hear that, the mount fails."""
+    g = s.gateway("not-taken")
+    p = strace(g, "1")
+    s.check(wait_until(g.mounted, 20) and wait_until(lambda: transport(g) == "device", 20), "auto, and no ring is taken: over the device", g.status().get("transport"))
+    s.check(s.within(20, lambda: put(g.path("f"), b"f", sync=True) is None and get(g.path("f")) == b"f"), "and it serves")
+    s.check(g.umount().returncode == 0 and wait_until(lambda: p.poll() is not None, 20), "and drains")
+    for flag, when, what in (("uring", "1", "uring, and no ring is taken"), ("auto", "1+", "the kernel cannot even be told so")):
+        p = strace(g, when, "--transport", flag)
+        ended = wait_until(lambda: p.poll() is not None, 20)
+        said = p.stderr.read() if ended else ""
+        s.check(ended and p.returncode == 2 and not g.mounted() and "panicked" not in said, f"{what}: the mount fails and nothing hangs", said[-300:])
 
 
 def cpu_bound(cpu, fn, *args):
@@ -304,7 +326,7 @@ def main():
         s.undo.append(lambda: switch(before))
         named = [a for a in sys.argv[1:] if not a.startswith("-")]
         switch("Y")
-        for step in (chosen, basics, fsx, syncs, open_files, slow_reads, dead_ring):
+        for step in (chosen, not_taken, basics, fsx, syncs, open_files, slow_reads, dead_ring):
             if not named or step.__name__ in named:
                 step(s)
 

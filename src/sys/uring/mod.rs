@@ -111,47 +111,31 @@ impl Ring {
     }
 
     /// Gives the entries to the kernel, for the connection of `device` whose INIT is answered. On the thread that
-    /// will serve them. Errors: a queue got no entry; then the kernel goes on over the device.
+    /// will serve them. Errors: a queue got no entry.
     pub fn register(&mut self, device: BorrowedFd<'_>) -> io::Result<()> {
         let device = device.try_clone_to_owned()?;
-        self.own()?;
-        // The kernel reads these only while they are submitted.
-        let buffers: Vec<[libc::iovec; 2]> =
-            (0..self.queues.len()).map(|i| self.shared.memory.buffers(i as u32)).collect();
-        for (i, both) in buffers.iter().enumerate() {
-            let mut e = command(device.as_fd(), REGISTER, 0, self.queues[i], Some(both.as_ptr() as u64));
-            // SAFETY: an entry is 128 plain bytes, as asserted above, and borrowed by us alone.
-            let raw = unsafe { &mut *ptr::from_mut(&mut e).cast::<[u8; 128]>() };
-            raw[SQE_LEN_AT..SQE_LEN_AT + 4].copy_from_slice(&2u32.to_ne_bytes());
-            self.push(e.user_data(i as u64))?;
-        }
-        self.submit_all()?;
-        drop(buffers);
-        // A registration that works completes with the entry's first request, one that fails at once.
-        let mut failed = vec![false; self.queues.len()];
-        let mut why = 0;
-        for c in self.uring.completion() {
-            match c.result() {
-                0 => self.early.push(c.user_data() as u32),
-                e => {
-                    failed[c.user_data() as usize] = true;
-                    why = -e;
-                }
+        let failed = self.offer(device.as_fd())?;
+        let has_one = |q: &u16| self.queues.iter().zip(&failed).any(|(of, e)| of == q && *e == 0);
+        if let Some(&why) = failed.iter().find(|e| **e != 0) {
+            let why = io::Error::from_raw_os_error(why);
+            if !self.queues.iter().all(has_one) {
+                return Err(why);
             }
-        }
-        let has_one = |q: &u16| self.queues.iter().zip(&failed).any(|(of, failed)| of == q && !failed);
-        if !self.queues.iter().all(has_one) {
-            return Err(io::Error::from_raw_os_error(why));
-        }
-        if why != 0 {
-            let n = failed.iter().filter(|f| **f).count();
-            log::warn!(
-                "{n} entries of a ring could not be registered: {}",
-                io::Error::from_raw_os_error(why)
-            );
+            log::warn!("some entries of a ring could not be registered: {why}");
         }
         self.device = Some(device);
         Ok(())
+    }
+
+    /// Tells the kernel that this connection gets no rings after all: it goes on over the device. Errors: it may
+    /// not have heard.
+    pub fn decline(device: BorrowedFd<'_>) -> io::Result<()> {
+        // A registration that it refuses, for a CPU that cannot be, is how it is told.
+        let mut ring = Ring::new(&[u16::MAX], 1, 4096)?;
+        match ring.offer(device)?.first() {
+            Some(0) | None => Err(io::Error::other("the kernel took a ring for a CPU that cannot be")),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Makes the calling thread the ring's.
@@ -159,13 +143,30 @@ impl Ring {
         self.uring.submitter().register_enable_rings()
     }
 
-    /// Tells the kernel that this connection gets no rings after all: it goes on over the device.
-    pub fn decline(device: BorrowedFd<'_>) -> io::Result<()> {
-        let mut ring = Ring::new(&[u16::MAX], 1, 4096)?;
-        match ring.register(device) {
-            Err(_) => Ok(()),
-            Ok(()) => Err(io::Error::other("the kernel took a ring for a CPU that cannot be")),
+    /// Submits all entries' registrations; returns the errno of each, 0 for those that stand.
+    fn offer(&mut self, device: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
+        self.own()?;
+        // The kernel reads these only while they are submitted.
+        let buffers: Vec<[libc::iovec; 2]> =
+            (0..self.queues.len()).map(|i| self.shared.memory.buffers(i as u32)).collect();
+        for (i, both) in buffers.iter().enumerate() {
+            let mut e = command(device, REGISTER, 0, self.queues[i], Some(both.as_ptr() as u64));
+            // SAFETY: an entry is 128 plain bytes, as asserted above, and borrowed by us alone.
+            let raw = unsafe { &mut *ptr::from_mut(&mut e).cast::<[u8; 128]>() };
+            raw[SQE_LEN_AT..SQE_LEN_AT + 4].copy_from_slice(&2u32.to_ne_bytes());
+            self.push(e.user_data(i as u64))?;
         }
+        self.submit_all()?;
+        drop(buffers);
+        // One that stands completes with the entry's first request, one that fails at once.
+        let mut failed = vec![0; self.queues.len()];
+        for c in self.uring.completion() {
+            match c.result() {
+                0 => self.early.push(c.user_data() as u32),
+                e => failed[c.user_data() as usize] = -e,
+            }
+        }
+        Ok(failed)
     }
 
     /// Gives each request to `serve` until the connection has ended or a stop is asked for. Errors: the ring
@@ -242,7 +243,7 @@ impl Ring {
     fn submit_all(&mut self) -> io::Result<()> {
         while !self.uring.submission().is_empty() {
             match self.uring.submit() {
-                Err(e) if !may_go_on(&e) => return Err(e),
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
                 _ => {}
             }
         }
