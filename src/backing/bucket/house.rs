@@ -123,7 +123,13 @@ impl BucketBacking {
         s.wait(async {
             match s.begin(&probe, &meta).await {
                 Ok(id) => s.abort(&probe, &id).await.map(|()| true),
-                Err(e) if is_unsupported(&e) => Ok(false),
+                Err(e) if is_unsupported(&e) => {
+                    // It may have begun one all the same.
+                    for id in s.uploads(&probe).await.unwrap_or_default() {
+                        s.abort(&probe, &id).await?;
+                    }
+                    Ok(false)
+                }
                 Err(e) => Err(e),
             }
         })
