@@ -38,6 +38,7 @@ def ports(n):
 class Store:
     """One server with one bucket, and rclone to look into it."""
     obeys_conditions = True
+    takes_markers = "true"
 
     def __init__(self, suite, name):
         self.suite, self.name, self.process = suite, name, None
@@ -76,7 +77,7 @@ class Store:
 
     def rclone(self, *args, timeout=300):
         config = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET, "ENDPOINT": self.endpoint,
-                  "FORCE_PATH_STYLE": "true", "DIRECTORY_MARKERS": "true", "LIST_URL_ENCODE": "true", "LIST_VERSION": "2"}
+                  "FORCE_PATH_STYLE": "true", "DIRECTORY_MARKERS": self.takes_markers, "LIST_URL_ENCODE": "true", "LIST_VERSION": "2"}
         env = {**os.environ, "RCLONE_CONFIG": "", **{f"RCLONE_CONFIG_W_{k}": v for k, v in config.items()}}
         return sh([program("rclone"), *map(str, args), "--retries", "1", "--low-level-retries", "2"], timeout, env=env)
 
@@ -109,6 +110,7 @@ class Seaweed(Store):
 class RcloneServe(Store):
     """Keeps metadata in its memory alone and ignores conditions: the poorest store there is."""
     obeys_conditions = False
+    takes_markers = "false"
 
     def command(self):
         root = os.path.join(self.dir, "root")

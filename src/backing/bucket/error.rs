@@ -27,6 +27,14 @@ where
             let hint = "is it up, and is AWS_ENDPOINT_URL right?";
             (ErrorKind::NotConnected, format!("the store cannot be reached ({whole}); {hint}"))
         }
+        (SdkError::ResponseError(_), _) => {
+            let text = format!("the store's answer cannot be understood ({})", deepest(&e));
+            (ErrorKind::Unsupported, text)
+        }
+        (_, None) if code.is_empty() && (200..300).contains(&status) => {
+            let text = format!("the store's answer cannot be understood ({})", deepest(&e));
+            (ErrorKind::Unsupported, text)
+        }
         (_, None) if code.is_empty() && status == 0 => (ErrorKind::Other, credentials(&e)),
         (_, None) => {
             let text = e.message().unwrap_or("no further word");

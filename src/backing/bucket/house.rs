@@ -5,10 +5,12 @@ use super::error::is_changed;
 use super::flush::{AT_ONCE, many};
 use super::links::decoded;
 use super::meta::Meta;
-use super::stage::{FILE_MAX, fresh};
+use super::multipart::is_unsupported;
+use super::stage::{FILE_MAX, WHOLE_MAX, fresh};
 use super::{BucketBacking, Core, OURS};
 use crate::backing::{Limits, Names, Note};
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// Longest key of any store.
 pub const KEY_MAX: usize = 1024;
@@ -95,11 +97,42 @@ impl BucketBacking {
                     Ok::<_, io::Error>((keeps(s, "a\\b").await?, keeps(s, "a\n\u{1}b").await?))
                 })?;
                 let names = Names { path_bytes_max: KEY_MAX - s.base.len(), text: true, backslash, control };
+                let file_bytes_max = match self.tries_parts()? {
+                    true => FILE_MAX,
+                    false => {
+                        log::warn!(
+                            "{}: the store takes no uploads in parts: no file may be larger than 64 MiB",
+                            s.url
+                        );
+                        self.takes_parts.store(false, Ordering::Relaxed);
+                        WHOLE_MAX
+                    }
+                };
                 // A second prepare finds the same.
-                let _ = self.limits.set(Limits { names, ..WIDEST });
+                let _ = self.limits.set(Limits { names, file_bytes_max, ..WIDEST });
             }
         }
         self.read_names()
+    }
+
+    /// Whether the store takes uploads in parts.
+    fn tries_parts(&self) -> io::Result<bool> {
+        let s = &self.store;
+        let probe = self.beside(&format!("probe-{:016x}", fresh()?));
+        let meta = Meta::implicit(&probe, 0, 0, Default::default());
+        s.wait(async {
+            match s.begin(&probe, &meta).await {
+                Ok(id) => s.abort(&probe, &id).await.map(|()| true),
+                Err(e) if is_unsupported(&e) => {
+                    // It may have begun one all the same.
+                    for id in s.uploads(&probe).await.unwrap_or_default() {
+                        s.abort(&probe, &id).await?;
+                    }
+                    Ok(false)
+                }
+                Err(e) => Err(e),
+            }
+        })
     }
 
     /// Ends the uploads that a dead gateway left, by the notes of their keys.

@@ -60,6 +60,8 @@ pub struct BucketBacking {
     limits: OnceLock<Limits>,
     /// False once the store was found unable to copy ranges.
     copies_ranges: std::sync::atomic::AtomicBool,
+    /// False once it was found to take no uploads in parts.
+    takes_parts: std::sync::atomic::AtomicBool,
     sole_writer: bool,
     read_only: bool,
 }
@@ -95,6 +97,7 @@ impl BucketBacking {
             moving: Mutex::default(),
             limits: OnceLock::new(),
             copies_ranges: true.into(),
+            takes_parts: true.into(),
             sole_writer,
             read_only,
         })

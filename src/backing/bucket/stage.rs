@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 
 /// Larger files go in parts.
 pub const SMALL_MAX: u64 = 16 << 20;
+/// The largest file of a store that takes no parts: it is held in memory.
+pub const WHOLE_MAX: u64 = 64 << 20;
 const PART_MIN: u64 = 8 << 20;
 const PART_MAX: u64 = 64 << 20;
 pub const PARTS_MAX: u64 = 9_900;
@@ -177,7 +179,7 @@ impl BucketBacking {
         let xattrs = object.xattrs.clone();
         let stat = BackingStat { id: BackingId(meta.id), attr: meta.attr(attr.size, 1) };
         let staged = match attr.kind {
-            Kind::File if attr.size > SMALL_MAX => {
+            Kind::File if attr.size > self.small_max() => {
                 let path =
                     object.at.as_ref().ok_or_else(|| io::Error::other("a large file without a place"))?;
                 let path = super::text(path)?.to_owned();
@@ -201,6 +203,14 @@ impl BucketBacking {
         };
         self.staged.lock().insert(name.to_owned(), staged);
         Ok(stat)
+    }
+
+    /// Files up to this size are stored whole.
+    pub(super) fn small_max(&self) -> u64 {
+        match self.takes_parts.load(std::sync::atomic::Ordering::Relaxed) {
+            true => SMALL_MAX,
+            false => WHOLE_MAX,
+        }
     }
 
     /// Uploads all of a large file but for the last request.

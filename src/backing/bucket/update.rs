@@ -7,7 +7,7 @@ use super::flush::RANGE_MAX;
 use super::links::Said;
 use super::meta::Meta;
 use super::multipart::is_unsupported;
-use super::stage::{Parts, SMALL_MAX, expected, fresh, marker, part_bytes, xattrs_path};
+use super::stage::{Parts, expected, fresh, marker, part_bytes, xattrs_path};
 use super::view::{Change, Entry};
 use crate::backing::{AttrChange, Piece, Update};
 use crate::types::Kind;
@@ -147,7 +147,7 @@ impl BucketBacking {
             self.set_xattrs(&m, x);
         }
         let size = update.size;
-        let change = if size <= SMALL_MAX {
+        let change = if size <= self.small_max() {
             let body = Body::from(self.small(path, &e, update)?);
             let (expect, mine) = expected(&self.view.lock(), path, Some(&e));
             Change::Put { meta: Some(meta.clone()), body, expect, mine }
