@@ -232,12 +232,23 @@ impl Ops {
         let who = self.who(by);
         let start = self.fs.volume.clock.monotonic_ns();
         let fs = self.fs.clone();
-        let done = Box::new(move |r: Result<()>| {
+        let done: Box<dyn FnOnce(Result<()>) + Send> = Box::new(move |r| {
             let took = fs.volume.clock.monotonic_ns() - start;
             fs.meter.note(Verb::Fsync, 0, took);
             reply.done(r);
         });
-        self.fs.fsync(&who, ino, done);
+        // What has to be written before the sync may have to wait; the sync itself is the committers'.
+        match patience::impatient(|| self.fs.flush(&who, ino)) {
+            Ok(()) => self.fs.fsync(&who, ino, done),
+            Err(Error::WouldBlock | Error::Full) => {
+                let fs = self.fs.clone();
+                self.pool.run(move || match fs.patiently(|| fs.flush(&who, ino)) {
+                    Ok(()) => fs.fsync(&who, ino, done),
+                    Err(e) => done(Err(e)),
+                });
+            }
+            Err(e) => done(Err(e)),
+        }
     }
 
     pub fn opendir(&self, reply: impl Reply<Opened>) {
