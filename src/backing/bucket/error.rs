@@ -24,6 +24,10 @@ where
         }
         (SdkError::DispatchFailure(d), _) => {
             let whole = d.as_connector_error().map(|e| deepest(e)).unwrap_or_default();
+            if whole.contains("credentials") {
+                let text = format!("{what} {key}: {}", credentials(&e));
+                return Error::new(ErrorKind::PermissionDenied, text);
+            }
             let hint = "is it up, and is AWS_ENDPOINT_URL right?";
             (ErrorKind::NotConnected, format!("the store cannot be reached ({whole}); {hint}"))
         }
