@@ -125,6 +125,18 @@ pub struct MountFlags {
     pub dirsync: bool,
 }
 
+/// What idle CPUs do while programs ask a lot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// As `Poll` on a machine with at most four CPUs.
+    #[default]
+    Auto,
+    /// They wait in a loop, so that nobody waits for one to be woken; root only.
+    Poll,
+    /// They halt as ever.
+    Halt,
+}
+
 /// One mount, every value checked and absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -162,6 +174,7 @@ pub struct Config {
     /// Threads that serve requests.
     pub threads: usize,
     pub transport: Transport,
+    pub idle: Idle,
     /// Where the background gateway logs.
     pub log_file: PathBuf,
     pub read_only: bool,

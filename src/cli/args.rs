@@ -125,6 +125,9 @@ pub struct MountArgs {
     /// How requests come from the kernel: auto, uring or device [default: auto]
     #[arg(long, value_name = "HOW")]
     pub transport: Option<String>,
+    /// Idle CPUs while programs ask a lot: poll (root; none must be woken), halt, or auto (poll with at most 4) [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub idle: Option<String>,
     /// Serve metrics there
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<String>,
@@ -177,6 +180,7 @@ impl MountArgs {
             ("umount-timeout", &self.umount_timeout),
             ("threads", &self.threads),
             ("transport", &self.transport),
+            ("idle", &self.idle),
             ("metrics", &self.metrics),
             ("config", &self.config),
             ("log-file", &self.log_file),

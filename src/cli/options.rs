@@ -27,6 +27,7 @@ pub const KEYS: &[&str] = &[
     "umount-timeout",
     "threads",
     "transport",
+    "idle",
     "metrics",
     "config",
     "log-file",

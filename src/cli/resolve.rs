@@ -5,7 +5,7 @@ use super::args::MountArgs;
 use super::checks;
 use super::options::{Settings, from_env, from_o, from_toml, suggestion, usage};
 use super::units;
-use crate::config::{Config, Durability, MountFlags, Place, Predict, Transport, WaitUmount};
+use crate::config::{Config, Durability, Idle, MountFlags, Place, Predict, Transport, WaitUmount};
 use crate::control::{Abilities, Verdict};
 use crate::sys::{paths, peercred};
 use std::path::{Path, PathBuf};
@@ -124,6 +124,7 @@ pub fn resolve(
         umount_timeout: times.umount_timeout,
         threads,
         transport: choices.transport,
+        idle: choices.idle,
         log_file,
         read_only: switches.1,
         takeover,
@@ -177,6 +178,7 @@ struct Choices {
     durability: Durability,
     wait_umount: WaitUmount,
     transport: Transport,
+    idle: Idle,
 }
 
 /// Segment sizes, each a power of two, in order.
@@ -310,6 +312,7 @@ impl Reader<'_> {
             durability,
             wait_umount,
             transport,
+            idle: self.choice("idle", &[("auto", Idle::Auto), ("poll", Idle::Poll), ("halt", Idle::Halt)])?,
         })
     }
 

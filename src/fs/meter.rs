@@ -33,7 +33,13 @@ struct One {
 /// All meters.
 pub struct Meter {
     verbs: [One; 3],
+    asked: [Apart; SHARDS],
 }
+
+/// A counter on a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(AtomicU64);
 
 impl Default for Meter {
     fn default() -> Self {
@@ -46,7 +52,7 @@ impl Default for Meter {
             bytes: AtomicU64::new(0),
             shards: std::array::from_fn(|_| histogram()),
         };
-        Meter { verbs: std::array::from_fn(|_| one()) }
+        Meter { verbs: std::array::from_fn(|_| one()), asked: Default::default() }
     }
 }
 
@@ -57,6 +63,16 @@ fn shard() -> usize {
 }
 
 impl Meter {
+    /// Notes that something was asked, whatever it is.
+    pub fn ask(&self) {
+        self.asked[shard()].0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often since the start.
+    pub fn asked(&self) -> u64 {
+        self.asked.iter().map(|n| n.0.load(Ordering::Relaxed)).sum()
+    }
+
     /// Counts one request.
     pub fn note(&self, verb: Verb, bytes: u64, took_ns: u64) {
         let o = &self.verbs[verb as usize];

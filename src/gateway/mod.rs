@@ -1,6 +1,7 @@
 //! F6: the Storage Gateway Process: the composition root. open -> recover -> start -> run -> shut down,
 //! each a visible sequence.
 
+mod awake;
 mod engine;
 mod inspect;
 mod marker;

@@ -1,6 +1,7 @@
 //! The predict flow: samples -> history -> forecast -> plan -> the log reads it.
 
 use super::Gateway;
+use super::awake::Awake;
 use crate::config::Predict;
 use crate::history::{Pattern, Sample};
 use crate::predict::{Choice, Forecast, ManagerConfig, PredictiveLogManager};
@@ -49,6 +50,7 @@ pub struct Planner {
     /// When the history was kept last; `None` before the one of the last mount was taken up.
     kept_ns: Option<u64>,
     historian: Option<JoinHandle<()>>,
+    awake: Awake,
 }
 
 fn owner(o: Owner) -> segmenter::Owner {
@@ -99,6 +101,7 @@ impl Planner {
             fallback: None,
             kept_ns: None,
             historian: None,
+            awake: Awake::new(c.idle),
         }
     }
 
@@ -154,6 +157,7 @@ impl Planner {
     pub fn tick(&mut self) {
         let clock = self.gateway.volume.clock.clone();
         let now = clock.monotonic_ns();
+        self.awake.tick(self.gateway.fs.meter.asked(), self.gateway.config.predict_interval);
         match self.kept_ns {
             None => {
                 self.warm_up();

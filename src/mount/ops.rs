@@ -82,6 +82,7 @@ impl Ops {
         mut op: impl FnMut(&Fs) -> Result<T> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
+        self.fs.meter.ask();
         match patience::impatient(|| op(&self.fs)) {
             Err(Error::WouldBlock | Error::Full) => {
                 let fs = self.fs.clone();
@@ -193,6 +194,7 @@ impl Ops {
 
     pub fn write(&self, by: Caller, at: WriteAt, carried: impl Carries) {
         let start = self.fs.volume.clock.monotonic_ns();
+        self.fs.meter.ask();
         let h = match self.fs.handle(at.fh) {
             Ok(h) => h,
             Err(e) => return carried.into_reply().refuse(code(&e)),
