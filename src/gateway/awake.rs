@@ -36,7 +36,7 @@ impl Awake {
         if !self.wanted {
             return;
         }
-        let new = asked - std::mem::replace(&mut self.asked, asked);
+        let new = asked.saturating_sub(std::mem::replace(&mut self.asked, asked));
         if new < BUSY_PER_MS * interval.as_millis() as u64 {
             self.calm = self.calm.saturating_add(1);
             if self.calm >= CALM_TICKS {

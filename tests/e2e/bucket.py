@@ -10,20 +10,11 @@ import time
 
 import maketree
 import tree
-from harness import DEAD_ERRNOS, FAKE, LONG, Suite, get, put, sh, wait_until
+from harness import DEAD_ERRNOS, FAKE, LONG, Suite, fails, get, put, sh, wait_until
 from stores import RcloneServe, Seaweed
 
 MIB = 1 << 20
 SIZES = (0, 1, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 64 * MIB)
-
-
-def fails(fn, *args):
-    """Errno of a call; 0 when it succeeds."""
-    try:
-        fn(*args)
-        return 0
-    except OSError as e:
-        return e.errno
 
 
 def gateway(s, store, name, prefix, *options):

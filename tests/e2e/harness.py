@@ -41,6 +41,15 @@ def alive(pid):
         return False
 
 
+def fails(fn, *args):
+    """The errno that a call gives, 0 if it works."""
+    try:
+        fn(*args)
+        return 0
+    except OSError as e:
+        return e.errno
+
+
 def wait_until(test, seconds, step=0.02):
     """Polls `test` until true or `seconds` are over; returns what it said last."""
     end = time.monotonic() + seconds

@@ -4,18 +4,9 @@ import os
 import signal
 import time
 
-from harness import FAKE, Suite, get, put, sh, wait_until
+from harness import FAKE, Suite, fails, get, put, sh, wait_until
 
 PATIENCE = 30  # no call takes longer, but declared backpressure
-
-
-def fails(fn, *args):
-    """The errno that a call gives, 0 if it works."""
-    try:
-        fn(*args)
-        return 0
-    except OSError as e:
-        return e.errno
 
 
 def refused(s, what, fn, *args):

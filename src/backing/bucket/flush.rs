@@ -8,7 +8,7 @@ use super::meta::Meta;
 use super::view::{Change, split};
 use std::future::Future;
 use std::io;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// Requests under way at a time.
 pub const AT_ONCE: usize = 32;
@@ -17,21 +17,22 @@ pub const AT_ONCE: usize = 32;
 const COPY_MAX: u64 = 5 << 30;
 pub const RANGE_MAX: u64 = 1 << 30;
 
-/// Runs all, so many at a time, and gives back what each said, in any order.
-pub async fn many<T, F>(work: impl IntoIterator<Item = F>, at_once: usize) -> Vec<T>
+/// Runs all, so many at a time, and gives back what each said, in any order; of a task that died, that it did.
+pub async fn many<T, F>(work: impl IntoIterator<Item = F>, at_once: usize) -> Vec<io::Result<T>>
 where
     T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
+    F: Future<Output = io::Result<T>> + Send + 'static,
 {
     let (mut set, mut out) = (JoinSet::new(), Vec::new());
+    let said = |r: Result<io::Result<T>, JoinError>| r.unwrap_or_else(|e| Err(io::Error::other(e)));
     for f in work {
         while set.len() >= at_once {
-            out.extend(set.join_next().await.and_then(Result::ok));
+            out.extend(set.join_next().await.map(said));
         }
         set.spawn(f);
     }
     while let Some(r) = set.join_next().await {
-        out.extend(r.ok());
+        out.push(said(r));
     }
     out
 }
@@ -48,7 +49,7 @@ pub async fn copy_any(
     if size <= COPY_MAX {
         return store.copy(from, etag, to, meta).await;
     }
-    let id = store.begin(to, meta).await?;
+    let (id, note) = store.begin_noted(to, meta).await?;
     let mut parts = Vec::new();
     let mut at = 0;
     while at < size {
@@ -56,13 +57,19 @@ pub async fn copy_any(
         match store.part_copy(to, &id, parts.len() as i32 + 1, (from, etag), (at, end)).await {
             Ok(e) => parts.push(e),
             Err(e) => {
-                let _ = store.abort(to, &id).await;
+                // If it cannot be ended now, it is by its note.
+                match store.abort(to, &id).await {
+                    Ok(()) => store.delete(&note, &Expect::Any).await?,
+                    Err(e) => log::debug!("{e}"),
+                }
                 return Err(e);
             }
         }
         at = end;
     }
-    store.complete(to, &id, &parts, &Expect::Any).await
+    let made = store.complete(to, &id, &parts, &Expect::Any).await?;
+    store.delete(&note, &Expect::Any).await?;
+    Ok(made)
 }
 
 /// Makes one change; returns the version that is there now.
@@ -176,12 +183,7 @@ impl BucketBacking {
                 backing.made(&key, &change, r)
             }
         });
-        let results = self.store.wait(many(work, AT_ONCE));
-        // A task that died has said nothing.
-        if results.len() < these.len() {
-            return Err(io::Error::other("a request's task died"));
-        }
-        results.into_iter().collect()
+        self.store.wait(many(work, AT_ONCE)).into_iter().collect()
     }
 }
 

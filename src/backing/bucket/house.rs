@@ -144,7 +144,7 @@ impl BucketBacking {
                 if let Some(path) = decoded(&String::from_utf8_lossy(&said)) {
                     let key = s.key(&path);
                     for id in s.uploads(&key).await? {
-                        log::info!("{path}: an upload that a dead gateway began is ended");
+                        log::info!("{path}: an upload that came to nothing is ended");
                         s.abort(&key, &id).await?;
                     }
                 }
@@ -161,8 +161,10 @@ impl BucketBacking {
         }
         self.end_uploads();
         self.flush()?;
+        // What could not be ended is noted still.
+        self.end_left_uploads()?;
         let s = &self.store;
-        let lists = ["uploads/", "park/", "probe-", "tmp/"].map(|p| self.beside(p));
+        let lists = ["park/", "probe-", "tmp/"].map(|p| self.beside(p));
         for prefix in lists {
             let left = s.wait(s.list_all(&prefix, true))?.objects;
             let work = left.into_iter().map(|o| {

@@ -5,6 +5,7 @@
 
 use super::BucketBacking;
 use super::client::{Body, Expect};
+use super::error::CHANGED;
 use super::flush::{AT_ONCE, copy_any, many};
 use super::links::{decoded, encoded};
 use super::meta::Meta;
@@ -26,6 +27,9 @@ pub struct Move {
     made: Vec<String>,
 }
 
+/// Keys of a tree that was copied, relative to it, and the version of each.
+type Copied = Vec<(String, String)>;
+
 fn is_below(path: &str, dir: &str) -> bool {
     path == dir || path.strip_prefix(dir).is_some_and(|r| r.starts_with('/'))
 }
@@ -42,8 +46,9 @@ impl BucketBacking {
             return Ok(());
         }
         let (e, m) = self.at(from)?;
-        self.make_way(to, e.dir, m.id)?;
+        let old = self.make_way(to, e.dir, m.id)?;
         self.flush()?;
+        self.must_be_as_known(to, e.dir, m.id, old.as_ref())?;
         if e.dir {
             return self.move_tree(from, to, &m);
         }
@@ -55,6 +60,31 @@ impl BucketBacking {
         drop(view);
         self.renamed_names(|n| (n == from).then(|| to.to_owned()));
         Ok(())
+    }
+
+    /// Looks anew at what a move is about to copy over: a copy has no condition on its target, and listings may be old.
+    fn must_be_as_known(&self, to: &str, dir: bool, id: u64, old: Option<&Entry>) -> io::Result<()> {
+        let s = &self.store;
+        let changed = if dir {
+            !self.below(to)?.is_empty()
+        } else {
+            let known = old.filter(|e| !e.dir);
+            s.wait(s.head(&s.key(to)))?.is_some_and(|t| {
+                let same = known.is_some_and(|k| {
+                    k.etag == t.etag
+                        || k.meta.as_ref().is_some_and(|m| m.version != 0 && m.version == t.meta.version)
+                });
+                // Ours: the answer to an earlier copy was lost.
+                !same && t.meta.id != id
+            })
+        };
+        if !changed {
+            return Ok(());
+        }
+        let mut view = self.view.lock();
+        view.forget_below(to);
+        view.doubt(parent(to));
+        Err(io::Error::new(CHANGED, format!("moving to {to}: something else changed it meanwhile")))
     }
 
     /// Keys below a directory, without its own marker, relative to it.
@@ -91,8 +121,8 @@ impl BucketBacking {
         }
     }
 
-    /// Copies a tree; returns the old keys, relative, and the version of the new marker.
-    fn copy_tree(&self, from: &str, to: &str, m: &Meta) -> io::Result<(Vec<String>, String)> {
+    /// Copies a tree; returns the old keys, relative, with the versions that were copied, and the version of the new marker.
+    fn copy_tree(&self, from: &str, to: &str, m: &Meta) -> io::Result<(Copied, String)> {
         let s = &self.store;
         let old = self.below(from)?;
         let longest = old.iter().map(|k| k.len()).max().unwrap_or(0) + s.key(to).len() + 1;
@@ -117,23 +147,27 @@ impl BucketBacking {
         let work = all.into_iter().map(|k| {
             let (core, source, target) =
                 (self.core(), s.key(&format!("{from}/{k}")), s.key(&format!("{to}/{k}")));
-            async move { core.copy_one(&source, &target).await }
+            async move { core.copy_one(&source, &target).await.map(|etag| (k, etag)) }
         });
-        s.wait(many(work, AT_ONCE)).into_iter().collect::<io::Result<Vec<()>>>()?;
+        let copied = s.wait(many(work, AT_ONCE)).into_iter().collect::<io::Result<Copied>>()?;
+        let listed: BTreeSet<String> = old.into_iter().collect();
+        let old = copied.into_iter().filter(|(k, _)| listed.contains(k)).collect();
         let meta = Meta { version: fresh()?, ..m.clone() };
         let etag = s.wait(s.put_marker(&s.key(&marker(to)), &meta))?;
         Ok((old, etag))
     }
 
     /// The new place counts: so it is seen, and the old keys are on their way out.
-    fn moved_tree(&self, from: &str, to: &str, m: &Meta, old: Vec<String>, etag: String) {
+    fn moved_tree(&self, from: &str, to: &str, m: &Meta, old: Copied, etag: String) {
         let mut view = self.view.lock();
         view.forget_below(from);
         view.forget_below(to);
         let now = Entry { dir: true, etag, size: 0, modified: 0, meta: Some(Arc::new(m.clone())) };
         view.set(&marker(to), Some(now));
-        for k in old {
-            view.change(&format!("{from}/{k}"), Change::Delete { expect: Expect::Any });
+        for (k, etag) in old {
+            // What something else changed since it was copied stays.
+            let expect = if etag.is_empty() { Expect::Any } else { Expect::Etag(etag) };
+            view.change(&format!("{from}/{k}"), Change::Delete { expect });
         }
         view.change(&marker(from), Change::Delete { expect: Expect::Any });
         drop(view);
@@ -168,6 +202,27 @@ impl BucketBacking {
         Ok(())
     }
 
+    /// Old keys of a move that counts, with their versions: what came there since or was changed, and so was not moved,
+    /// is left out.
+    fn copied(&self, from: &str, to: &str, there: &BTreeSet<String>) -> io::Result<Copied> {
+        let s = &self.store;
+        let work = self.below(from)?.into_iter().filter(|k| there.contains(k)).map(|k| {
+            let (core, a, b) = (self.core(), s.key(&format!("{from}/{k}")), s.key(&format!("{to}/{k}")));
+            async move {
+                if k.ends_with('/') {
+                    return Ok(Some((k, String::new())));
+                }
+                let (Some(a), Some(b)) = (core.store.head(&a).await?, core.store.head(&b).await?) else {
+                    return Ok(None);
+                };
+                let same = a.meta.version == b.meta.version && a.size == b.size;
+                Ok(same.then_some((k, a.etag)))
+            }
+        });
+        let all = s.wait(many(work, AT_ONCE)).into_iter().collect::<io::Result<Vec<_>>>()?;
+        Ok(all.into_iter().flatten().collect())
+    }
+
     /// Ends a move that a death broke off.
     pub(super) fn resume_move(&self) -> io::Result<()> {
         let s = &self.store;
@@ -185,8 +240,7 @@ impl BucketBacking {
             let counts = s.wait(s.head_marker(&s.key(&marker(to))))?.is_some_and(|t| t.meta.id == m.id);
             log::info!("the move of {from} to {to} was broken off; it is ended now");
             if counts {
-                // What came there since, and was not moved, stays.
-                let old = self.below(from)?.into_iter().filter(|k| there.contains(k)).collect();
+                let old = self.copied(from, to, &there)?;
                 let etag = String::new();
                 self.moved_tree(from, to, &m, old, etag);
                 *self.moving.lock() = Some(Move { to: to.clone(), counts: true, made: Vec::new() });
@@ -201,19 +255,20 @@ impl BucketBacking {
 }
 
 impl super::Core {
-    /// Copies one key of a tree, with what makes it the same object.
-    async fn copy_one(&self, source: &str, target: &str) -> io::Result<()> {
+    /// Copies one key of a tree, with what makes it the same object. Returns the version that was copied; empty for a
+    /// marker.
+    async fn copy_one(&self, source: &str, target: &str) -> io::Result<String> {
         let s = &self.store;
         if source.ends_with('/') {
             let meta = match s.head_marker(source).await? {
                 Some(t) => t.meta,
                 None => Meta::implicit(source, s.owner.0, s.owner.1, Default::default()),
             };
-            return s.put_marker(target, &meta).await.map(drop);
+            return s.put_marker(target, &meta).await.map(|_| String::new());
         }
         // Gone since it was listed: then there is nothing to move.
-        let Some(t) = s.head(source).await? else { return Ok(()) };
-        copy_any(s, source, &t.etag, t.size, target, &t.meta).await.map(drop)
+        let Some(t) = s.head(source).await? else { return Ok(String::new()) };
+        copy_any(s, source, &t.etag, t.size, target, &t.meta).await.map(|_| t.etag)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Uploads in parts.
 
-use super::client::{Expect, Request, Store, content_type, source};
+use super::client::{Body, Expect, Request, Store, content_type, source};
 use super::error::told;
+use super::links::encoded;
 use super::meta::Meta;
+use super::stage::fresh;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use std::io;
@@ -13,6 +15,15 @@ pub fn is_unsupported(e: &io::Error) -> bool {
 }
 
 impl Store {
+    /// Notes the key where it is found after a death, then begins an upload. Returns its id and the note's key.
+    pub async fn begin_noted(&self, key: &str, meta: &Meta) -> io::Result<(String, String)> {
+        let path = key.strip_prefix(&self.base).unwrap_or(key);
+        let note = self.key(&format!(".forelog/uploads/{:016x}", fresh()?));
+        let body = Body::from(encoded(path.as_bytes()).into_bytes());
+        self.put(&note, None, body, &Expect::Any).await?;
+        Ok((self.begin(key, meta).await?, note))
+    }
+
     /// Begins an upload; returns its id.
     pub async fn begin(&self, key: &str, meta: &Meta) -> io::Result<String> {
         self.fence.check()?;

@@ -88,15 +88,10 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Notes the key where it is found after a death, then begins.
+    /// Begins an upload that is found after a death.
     pub fn begin(backing: &'a BucketBacking, path: &str, meta: &Meta, part: u64) -> io::Result<Parts<'a>> {
         let s = &backing.store;
-        let note = s.key(&format!(".forelog/uploads/{:016x}", fresh()?));
-        let body = Body::from(encoded(path.as_bytes()).into_bytes());
-        let id = s.wait(async {
-            s.put(&note, None, body, &Expect::Any).await?;
-            s.begin(&s.key(path), meta).await
-        })?;
+        let (id, note) = s.wait(s.begin_noted(&s.key(path), meta))?;
         Ok(Parts {
             backing,
             path: path.to_owned(),
