@@ -179,7 +179,22 @@ def conflict(s, store):
     kept = [n for n in os.listdir(g.mnt) if ".conflict-" in n]
     s.check(len(kept) == 2 and all(get(g.path(n)) == b"theirs" for n in kept), "what something else stored is kept under conflict names", os.listdir(g.mnt))
     s.check(get(g.path("f")) == get(g.path("new")) == b"ours", "and ours is at its names")
+    # A copy in the bucket has no condition on its target, and the listing that we have is fresh.
+    put(g.path("from"), b"ours")
+    os.makedirs(g.path("tree/below"))
+    put(g.path("tree/below/x"), b"ours")
+    s.check(g.flush().returncode == 0 and "to" not in os.listdir(g.mnt), "stored and listed")
+    store.rclone("copyto", other + "/x", store.at("c/to"), "--ignore-times")
+    store.rclone("copyto", other + "/x", store.at("c/tree-to/below/x"), "--ignore-times")
+    os.rename(g.path("from"), g.path("to"))
+    os.rename(g.path("tree"), g.path("tree-to"))
+    r = g.flush()
+    s.check(wait_until(lambda: g.flush().returncode == 0, 30, 1), "flush returns 0 after moves onto what something else stored", r.stderr)
+    s.check(get(g.path("to")) == get(g.path("tree-to/below/x")) == b"ours", "ours is at its new names")
     s.check(g.umount().returncode == 0, "umount returns 0")
+    listed = store.rclone("lsf", "-R", "--files-only", store.at("c")).stdout.split()
+    theirs = [n for n in listed if ".conflict-" in n and store.rclone("cat", store.at("c/" + n)).stdout == "theirs"]
+    s.check(len(theirs) == 4, "and theirs is kept as well", listed)
     r = store.rclone("cat", store.at("c/f"))
     s.check(r.stdout == "ours", "in the bucket as well", r.stdout)
 
