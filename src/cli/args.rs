@@ -113,7 +113,7 @@ pub struct MountArgs {
     /// What fsync waits for: log or backing [default: log]
     #[arg(long, value_name = "WHAT")]
     pub durability: Option<String>,
-    /// Hold a plain umount(2) until drained: auto, yes or no [default: auto]
+    /// Hold a plain umount(2) until drained, and let sync(2) wait for the log: auto (where it can: root, rings, a loop device), yes or no [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub wait_umount: Option<String>,
     /// Longest it is held [default: 5m]

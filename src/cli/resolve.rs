@@ -299,6 +299,14 @@ impl Reader<'_> {
         if wait_umount == WaitUmount::Yes && !can.wait_umount {
             return refuse("--wait-umount yes: this build cannot hold a plain umount; use `forelog umount`");
         }
+        if wait_umount == WaitUmount::Yes && transport == Transport::Device {
+            return refuse(
+                "--wait-umount yes: it needs --transport uring or auto; or use --wait-umount auto",
+            );
+        }
+        if wait_umount == WaitUmount::Yes && peercred::own_uid() != 0 {
+            return refuse("--wait-umount yes: only a mount by root can; use --wait-umount auto");
+        }
         let durability =
             self.choice("durability", &[("log", Durability::Log), ("backing", Durability::Backing)])?;
         if durability == Durability::Backing && !can.durability_backing {

@@ -55,6 +55,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// How requests come from the kernel: `uring` or `device`.
     pub transport: String,
+    /// A umount(2) by anybody waits for the drain, and sync(2) for the log.
+    pub umount_waits: bool,
     pub open_handles: u64,
     pub requests: Requests,
     pub log: Log,
@@ -183,6 +185,7 @@ impl Default for Status {
             log_dir: String::new(),
             uptime_seconds: 0.0,
             transport: String::new(),
+            umount_waits: false,
             open_handles: 0,
             requests: Requests::default(),
             log: Log::default(),

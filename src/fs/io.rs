@@ -160,6 +160,14 @@ impl Fs {
         self.settle(who, &cell)
     }
 
+    /// As `flush`, of every file: what a sync of everything must not lose.
+    pub fn settle_all(&self) -> Result<()> {
+        for ino in self.volume.being_rewritten() {
+            self.volume.settle_rewriting(ino)?;
+        }
+        Ok(())
+    }
+
     fn settle(&self, who: &Who, cell: &Arc<Cell>) -> Result<()> {
         if cell.read().node.rewriting == Lsn::NONE {
             return Ok(());

@@ -14,7 +14,7 @@ impl Engine for ForelogEngine {
     fn abilities(&self) -> Abilities {
         Abilities {
             uring: true,
-            wait_umount: false,
+            wait_umount: true,
             metrics: false,
             takeover: true,
             bucket: true,

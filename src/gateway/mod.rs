@@ -3,6 +3,7 @@
 
 mod awake;
 mod engine;
+mod hold;
 mod inspect;
 mod marker;
 mod open;
@@ -39,6 +40,8 @@ enum Ending {
     Unmounted { drained: bool },
     /// Someone else unmounted it: drain on as long as we may.
     Bypassed,
+    /// Someone else unmounted it, and their umount(2) waits for us.
+    Held,
 }
 
 #[derive(Default)]
@@ -50,6 +53,10 @@ struct Life {
     over: Option<Verdict>,
     /// Asked to stop at once, even with bytes left.
     hurry: bool,
+    /// Signals while a umount waited.
+    signals_held: u32,
+    /// Since when the mount is not in the tree of mounts that we see.
+    off_tree_ns: Option<u64>,
 }
 
 /// A serving gateway.
@@ -70,6 +77,9 @@ pub struct Gateway {
     /// How requests come, once mounted.
     transport: OnceLock<Transport>,
     life: (Mutex<Life>, Condvar),
+    hold: hold::Hold,
+    /// Set if a umount(2) by anybody waits for us: how to see the mount leave the tree, and its device number.
+    tree: OnceLock<(mountinfo::Watch, String)>,
     lease: Mutex<Option<Box<dyn HeldLease>>>,
 }
 
@@ -149,6 +159,7 @@ impl Gateway {
             if let Some(e) = l.ending {
                 return e;
             }
+            self.look_at_tree(&mut l);
             if served.ended() && !l.unmounting {
                 l.ending = Some(Ending::Bypassed);
                 return Ending::Bypassed;
@@ -163,13 +174,18 @@ impl Gateway {
             let (m, c) = &self.life;
             let mut l = m.lock();
             if self.draining.swap(true, Ordering::AcqRel) || l.ending.is_some() {
-                l.hurry = true;
+                // The shutdown's signal comes while its umount waits for the very drain that it asks for.
+                l.hurry = l.ending != Some(Ending::Held) || l.signals_held > 0;
+                l.signals_held += 1;
                 c.notify_all();
                 return;
             }
         }
         log::info!("signal: draining, then unmounting");
         let drained = self.drain(Some(self.config.umount_timeout), &mut |_| ());
+        if self.life.0.lock().ending.is_some() {
+            return log::info!("somebody else has unmounted it meanwhile");
+        }
         if let Err(e) = self.unmount(false) {
             log::warn!("unmounting failed ({e}); detaching: files still open there become useless");
             if let Err(e) = self.unmount(true) {
@@ -204,11 +220,14 @@ impl Gateway {
 /// Runs a gateway to its end.
 fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
     let opened = open::open(&config)?;
-    let _locks: Vec<LockFile> = opened.locks;
+    let locks: Vec<LockFile> = opened.locks;
     let gateway = opened.gateway;
     let workers = workers::start(&gateway).map_err(|e| format!("starting threads failed: {e}"))?;
     let outcome = serve(&gateway, ready);
     workers.stop();
+    // Whoever unmounted may mount again at once.
+    drop(locks);
+    gateway.hold.let_go();
     outcome
 }
 
@@ -226,10 +245,19 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
         noatime: c.flags.noatime,
         max_read: None,
     };
-    let how = crate::mount::How { threads: c.threads, transport: c.transport };
+    let how = crate::mount::How { threads: c.threads, transport: c.transport, wait_umount: c.wait_umount };
+    let weak = Arc::downgrade(gateway);
+    let at_end: crate::mount::AtEnd = Arc::new(move |answer| match weak.upgrade() {
+        Some(g) => g.gone(answer),
+        None => answer(),
+    });
     let (fs, callers) = (gateway.fs.clone(), gateway.callers.clone());
-    let served = crate::mount::serve(fs, callers, &c.mountpoint, &options, how).map_err(|e| e.to_string())?;
+    let served =
+        crate::mount::serve(fs, callers, &c.mountpoint, &options, how, at_end).map_err(|e| e.to_string())?;
     gateway.served_by(served.transport);
+    if served.holds_umount {
+        gateway.watch_tree();
+    }
     let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway))
     {
         Ok(s) => s,
@@ -297,6 +325,14 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
             log::info!("unmounted by something else; draining on");
             while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
                 log::info!("still draining: {} bytes left", gateway.bytes_left());
+            }
+        }
+        Ending::Held => {
+            if !gateway.drain(Some(gateway.config.umount_timeout), &mut |_| ()) {
+                // The hold's own watch says so.
+                while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
+                    log::info!("still draining: {} bytes left", gateway.bytes_left());
+                }
             }
         }
         // What came between the drain and the unmount.

@@ -145,6 +145,8 @@ fn assemble(
         draining: AtomicBool::new(false),
         transport: OnceLock::new(),
         life: Default::default(),
+        hold: Default::default(),
+        tree: OnceLock::new(),
         lease: Mutex::new(Some(lease)),
     }))
 }

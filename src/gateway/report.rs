@@ -27,6 +27,7 @@ impl Gateway {
             log_dir: self.config.log_dir.display().to_string(),
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
             transport: self.transport.get().map_or("", |t| t.name()).into(),
+            umount_waits: self.holds_umount(),
             open_handles: self.fs.open_handles() as u64,
             requests: status::Requests {
                 write: self.timing(Verb::Write),
@@ -68,8 +69,8 @@ impl Gateway {
             return (State::Stopped, None);
         }
         if self.draining.load(Ordering::Acquire) || self.writeback.is_draining() {
-            let unmounted = (!still_mounted(&self.config)).then(|| "unmounted, draining on".to_owned());
-            return (State::Draining, unmounted);
+            let unmounted = || (!still_mounted(&self.config)).then(|| "unmounted, draining on".to_owned());
+            return (State::Draining, self.hold_reason().or_else(unmounted));
         }
         (State::Serving, None)
     }

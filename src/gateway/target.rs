@@ -82,7 +82,9 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
         let limit = deadline_ms.map_or(self.config.umount_timeout, Duration::from_millis);
         let drained = !no_wait && self.drain(Some(limit), &mut |left| progress(self.progress(left)));
-        if let Err(e) = self.unmount(false) {
+        // Somebody else's umount may have come meanwhile, which is being seen to.
+        let ended = self.life.0.lock().ending.is_some();
+        if !ended && let Err(e) = self.unmount(false) {
             self.draining.store(false, Ordering::Release);
             return Verdict::refused(match e.raw_os_error() {
                 Some(BUSY) => format!("{dir} is busy: a file or working directory is in use there"),

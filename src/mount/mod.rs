@@ -13,4 +13,5 @@ mod trim;
 pub mod wire;
 
 pub use caller::Callers;
+pub use ops::{Answer, AtEnd};
 pub use session::{How, Served, serve};

@@ -60,10 +60,17 @@ pub struct CopyRange {
     pub len: u64,
 }
 
+/// Told that the mount is gone; its umount(2) waits until the answer is called or dropped. Returns at once.
+pub type AtEnd = Arc<dyn Fn(Answer) + Send + Sync>;
+
+/// Lets a umount(2) return.
+pub type Answer = Box<dyn FnOnce() + Send>;
+
 pub struct Ops {
     pub fs: Arc<Fs>,
     pub callers: Arc<Callers>,
     pub pool: Pool,
+    pub at_end: AtEnd,
 }
 
 /// How a file is opened, from the flags of open(2).
@@ -295,6 +302,22 @@ impl Ops {
                 reply.end();
             }
         });
+    }
+
+    /// Answered once all that was acknowledged before is durable in the log.
+    pub fn syncfs(&self, reply: impl Reply<()>) {
+        let fs = self.fs.clone();
+        self.pool.run(move || {
+            let r = fs.patiently(|| fs.settle_all());
+            if r.is_err() {
+                return reply.done(r);
+            }
+            fs.volume.wal.sync_all(Box::new(move |r| reply.done(r.map_err(|e| Error::SyncFailed(e.0)))));
+        });
+    }
+
+    pub fn destroy(&self, reply: impl Reply<()>) {
+        (self.at_end)(Box::new(move || reply.ok(())));
     }
 
     pub fn statfs(&self, reply: impl Reply<Space>) {

@@ -162,6 +162,8 @@ fn dispatch(ops: &Ops, slot: Slot) {
         Call::Statfs => ops.statfs(slot),
         Call::Release { fh } => ops.release(fh, slot),
         Call::Fsync => ops.fsync(by, node, slot),
+        Call::Syncfs => ops.syncfs(slot),
+        Call::Destroy => ops.destroy(slot),
         Call::Setxattr { name, value, flags } => {
             ops.setxattr(by, node, name.to_vec(), value.to_vec(), flags, slot)
         }

@@ -2,10 +2,10 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
-use super::ops::Ops;
+use super::ops::{AtEnd, Ops};
 use super::ring::{Abort, Rings, Started};
 use super::trim::Trimmer;
-use crate::config::Transport;
+use crate::config::{Transport, WaitUmount};
 use crate::fs::{Fs, Told};
 use crate::sys::fusemount::{self, MountOptions, mount_fuse};
 use crate::sys::pool::Pool;
@@ -26,6 +26,8 @@ pub struct Served {
     thread: JoinHandle<io::Result<()>>,
     /// How requests come: `Uring` or `Device`.
     pub transport: Transport,
+    /// A umount(2) by anybody waits for the answer of `AtEnd`, a sync(2) for the log.
+    pub holds_umount: bool,
     _trimmer: Worker,
 }
 
@@ -95,7 +97,7 @@ pub(super) struct RingsWanted {
 }
 
 /// The rings for a mount that is to have some, made before the kernel is asked.
-fn rings_for(transport: Transport) -> io::Result<Option<Rings>> {
+fn rings_for(transport: Transport, wait: WaitUmount) -> io::Result<Option<Rings>> {
     if transport == Transport::Device {
         return Ok(None);
     }
@@ -104,6 +106,7 @@ fn rings_for(transport: Transport) -> io::Result<Option<Rings>> {
     match rings {
         Ok(rings) => Ok(Some(rings)),
         Err(why) if transport == Transport::Uring => Err(no_rings(&why)),
+        Err(why) if wait == WaitUmount::Yes => Err(no_wait(&why)),
         Err(why) => {
             log::debug!("requests come over the device: {why}");
             Ok(None)
@@ -115,12 +118,32 @@ fn no_rings(why: &str) -> io::Error {
     io::Error::other(format!("--transport uring: {why}; or use --transport auto or device"))
 }
 
+fn no_wait(why: &str) -> io::Error {
+    io::Error::other(format!("--wait-umount yes: {why}; or use --wait-umount auto or no"))
+}
+
+/// Mounts; true if the kernel will hold a umount(2), for which it must serve the mount over rings.
+fn mount(mountpoint: &Path, options: &MountOptions, how: How, rings: bool) -> io::Result<(OwnedFd, bool)> {
+    fusemount::is_free(mountpoint)?;
+    if rings && how.wait_umount != WaitUmount::No {
+        match fusemount::mount_block(mountpoint, options) {
+            Ok(fd) => return Ok((fd, true)),
+            Err(e) if how.wait_umount == WaitUmount::Yes => {
+                return Err(no_wait(&format!("a mount on a loop device cannot be had: {e}")));
+            }
+            Err(e) => log::info!("a plain umount will not wait: a mount on a loop device cannot be had: {e}"),
+        }
+    }
+    Ok((mount_fuse(mountpoint, options)?, false))
+}
+
 /// How a mount is to be served.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
     /// Threads that read the device.
     pub threads: usize,
     pub transport: Transport,
+    pub wait_umount: WaitUmount,
 }
 
 /// Mounts `fs` and serves it. Returns once the kernel's handshake is done.
@@ -131,12 +154,21 @@ pub fn serve(
     mountpoint: &Path,
     options: &MountOptions,
     how: How,
+    at_end: AtEnd,
 ) -> io::Result<Served> {
-    let rings = rings_for(how.transport)?;
-    let fd = mount_fuse(mountpoint, options)?;
-    let served = connect(fs, callers, mountpoint, options, fd, rings, how);
+    let rings = rings_for(how.transport, how.wait_umount)?;
+    let (fd, block) = mount(mountpoint, options, how, rings.is_some())?;
+    let ops = Arc::new(Ops { fs, callers, pool: Pool::default(), at_end });
+    let served = connect(ops, mountpoint, options, fd, rings, how).and_then(|mut served| {
+        served.holds_umount = block && served.transport == Transport::Uring;
+        match how.wait_umount {
+            WaitUmount::Yes if !served.holds_umount => Err(no_wait("the kernel takes no rings")),
+            _ => Ok(served),
+        }
+    });
+    // Aborted first: nobody would answer for it.
     if served.is_err()
-        && let Err(e) = fusemount::unmount(mountpoint, true)
+        && let Err(e) = fusemount::abort(mountpoint)
     {
         log::error!("{}: unmounting failed: {e}", mountpoint.display());
     }
@@ -145,21 +177,19 @@ pub fn serve(
 
 /// Serves the connection of a mount that has just been made.
 fn connect(
-    fs: Arc<Fs>,
-    callers: Arc<Callers>,
+    ops: Arc<Ops>,
     mountpoint: &Path,
     options: &MountOptions,
     fd: OwnedFd,
     rings: Option<Rings>,
     how: How,
 ) -> io::Result<Served> {
-    let (volume, device, for_rings) = (fs.volume.clone(), fd.try_clone()?, fd.try_clone()?);
+    let (volume, device, for_rings) = (ops.fs.volume.clone(), fd.try_clone()?, fd.try_clone()?);
     let mut config = Config::default();
     config.n_threads = Some(how.threads);
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let told = fs.clone();
-    let ops = Arc::new(Ops { fs, callers, pool: Pool::default() });
+    let told = ops.fs.clone();
     let wanted = Arc::new(RingsWanted { wanted: rings.is_some(), ..RingsWanted::default() });
     let adapter = Adapter { ops: ops.clone(), rings: wanted.clone() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
@@ -205,7 +235,7 @@ fn connect(
         crate::sys::limits::short_turns(0);
         session.run()
     })?;
-    Ok(Served { thread, transport, _trimmer: trimmer })
+    Ok(Served { thread, transport, holds_umount: false, _trimmer: trimmer })
 }
 
 /// Ends the connection, once, when a ring cannot go on: nobody would answer who waits for it.

@@ -1,6 +1,10 @@
 //! Mounting and unmounting FUSE by ourselves: root by mount(2), others through `fusermount3`.
 //! The descriptor goes to the session; no library owns the mount.
 
+mod block;
+
+pub use block::mount_block;
+
 use crate::sys::mountinfo;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -52,10 +56,8 @@ impl Default for MountOptions {
     }
 }
 
-/// Mounts on the directory `mountpoint` and returns the connection. Until someone answers its
-/// INIT, whoever looks into the mount point hangs.
-/// Errors are one line: what failed and what to do.
-pub fn mount_fuse(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd> {
+/// Errors: something of ours, or other FUSE, is mounted there already.
+pub fn is_free(mountpoint: &Path) -> io::Result<()> {
     let shown = mountpoint.display();
     if let Some(m) = mountinfo::find(mountpoint)?
         && m.fstype.starts_with("fuse")
@@ -67,6 +69,15 @@ pub fn mount_fuse(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd>
         );
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
+    Ok(())
+}
+
+/// Mounts on the directory `mountpoint` and returns the connection. Until someone answers its
+/// INIT, whoever looks into the mount point hangs.
+/// Errors are one line: what failed and what to do.
+pub fn mount_fuse(mountpoint: &Path, opts: &MountOptions) -> io::Result<OwnedFd> {
+    let shown = mountpoint.display();
+    is_free(mountpoint)?;
     if opts.fsname.contains('\0') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the source name has a NUL"));
     }
@@ -280,8 +291,10 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 /// Never asks the mount itself.
 pub fn abort(mountpoint: &Path) -> io::Result<()> {
     let Some(m) = mountinfo::find(mountpoint)? else { return Ok(()) };
-    let minor = m.device.rsplit(':').next().unwrap_or_default();
-    let by_control = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), b"1");
+    let by_control = match connection(&m.device) {
+        Some(n) => std::fs::write(format!("/sys/fs/fuse/connections/{n}/abort"), b"1"),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    };
     let root = rustix::process::geteuid().is_root();
     let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     match if root { rustix::mount::unmount(&m.mountpoint, flags) } else { Err(Errno::PERM) } {
@@ -289,6 +302,12 @@ pub fn abort(mountpoint: &Path) -> io::Result<()> {
         // Taken off the tree it still waits for those who use it, unless it is aborted.
         Err(_) => unmount_by_helper(&m.mountpoint, true).and(by_control),
     }
+}
+
+/// The connection's number under `/sys/fs/fuse/connections`: the whole device number, as the kernel packs it.
+fn connection(device: &str) -> Option<u32> {
+    let (major, minor) = device.split_once(':')?;
+    Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)
 }
 
 fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod beneath;
+pub mod blockdev;
 pub mod clock;
 pub mod cpus;
 pub mod daemon;

@@ -35,6 +35,28 @@ pub fn find(mountpoint: &Path) -> io::Result<Option<Mount>> {
     }
 }
 
+/// True while a filesystem, by its device number as in [`Mount::device`], is mounted anywhere that we see.
+pub fn is_attached(device: &str) -> io::Result<bool> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|b| *b == b'\n').filter_map(parse).any(|m| m.device == device))
+}
+
+/// Tells when the table has changed, without reading it.
+pub struct Watch(std::fs::File);
+
+impl Watch {
+    pub fn new() -> io::Result<Watch> {
+        std::fs::File::open("/proc/self/mountinfo").map(Watch)
+    }
+    /// True if it changed since the last call.
+    pub fn changed(&self) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.0, PollFlags::PRI)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(fds[0].revents().intersects(PollFlags::PRI | PollFlags::ERR))
+    }
+}
+
 /// True if something is mounted on `mountpoint`.
 pub fn is_mounted(mountpoint: &Path) -> io::Result<bool> {
     Ok(find(mountpoint)?.is_some())
@@ -158,6 +180,9 @@ mod tests {
             assert_eq!(resolve(&base.join(p)).unwrap(), base.join("m"), "{p}");
         }
         assert!(is_mounted(Path::new("/proc")).unwrap());
+        assert!(is_attached(&find(Path::new("/proc")).unwrap().unwrap().device).unwrap());
+        assert!(!is_attached("0:99999999").unwrap());
+        assert!(Watch::new().unwrap().changed().is_ok());
         assert!(!is_mounted(&base.join("m")).unwrap());
         assert!(!is_mounted(&base.join("none")).unwrap());
     }

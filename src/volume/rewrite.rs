@@ -94,6 +94,11 @@ impl Volume {
         i.before.as_ref().map(|b| b.since_ns)
     }
 
+    /// Files that are being written anew.
+    pub fn being_rewritten(&self) -> Vec<InodeId> {
+        self.table.all().iter().filter(|c| c.read().before.is_some()).map(|c| c.id).collect()
+    }
+
     /// Gives up the old content of a file that is still written anew. Errors: the log is full or failed.
     pub fn settle_rewriting(&self, ino: InodeId) -> Result<()> {
         if self.rewriting_since(ino).is_none() {

@@ -82,6 +82,10 @@ pub enum Call<'a> {
     },
     /// Of a file or a directory.
     Fsync,
+    /// Of everything.
+    Syncfs,
+    /// The mount is gone, and its umount waits.
+    Destroy,
     Setxattr {
         name: &'a [u8],
         value: &'a [u8],
@@ -227,6 +231,8 @@ fn call<'a>(h: &Header, mut f: Fields<'_>, payload: &'a [u8]) -> Result<Call<'a>
             Call::Readdir { offset: f.u64()?, size: f.u32()? }
         }
         29 => Call::Releasedir,
+        38 => Call::Destroy,
+        50 => Call::Syncfs,
         35 => {
             let (flags, mode, umask) = (f.i32()?, f.u32()?, f.u32()?);
             Call::Create { name: name(payload)?, mode, umask, flags }

@@ -122,3 +122,9 @@ fn the_helper_mounts_and_unmounts() {
     let e = mount_by_helper(&dir.join("none"), &opts).unwrap_err().to_string();
     assert!(e.contains("none") && !e.contains('\n'), "{e}");
 }
+
+#[test]
+fn connections_are_numbered_by_the_whole_device() {
+    assert_eq!((connection("0:57"), connection("7:3")), (Some(57), Some(7 << 20 | 3)));
+    assert_eq!((connection("7"), connection("a:b")), (None, None));
+}
