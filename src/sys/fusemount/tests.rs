@@ -128,3 +128,26 @@ fn connections_are_numbered_by_the_whole_device() {
     assert_eq!((connection("0:57"), connection("7:3")), (Some(57), Some(7 << 20 | 3)));
     assert_eq!((connection("7"), connection("a:b")), (None, None));
 }
+
+/// Where there are loop devices: shown with its name, and the device is free again afterwards.
+#[test]
+fn a_mount_on_a_block_device_is_shown_with_its_name() {
+    if !may_mount() || crate::sys::blockdev::BlockDevice::new("test").is_err() {
+        return;
+    }
+    let t = tempfile::tempdir().unwrap();
+    let dir = std::fs::canonicalize(t.path()).unwrap().join("m");
+    std::fs::create_dir(&dir).unwrap();
+    for (name, shown) in [("/srv/my nas", "/srv/my nas"), ("s3://b/a/c", "s3://b/a/c"), ("/", "/dev/loop")] {
+        let opts = MountOptions { fsname: name.into(), ..MountOptions::default() };
+        let Ok(fd) = mount_block(&dir, &opts) else { return };
+        let m = mountinfo::find(&dir).unwrap().unwrap();
+        assert_eq!(m.fstype, "fuseblk.forelog");
+        assert!(m.source.to_str().unwrap().starts_with(shown), "{m:?}");
+        assert!(!m.device.starts_with("0:"), "{m:?}");
+        assert!(is_free(&dir).unwrap_err().to_string().contains("already a fuseblk.forelog mount"));
+        unmount(&dir, true).unwrap();
+        drop(fd);
+        assert!(!mountinfo::is_attached(&m.device).unwrap());
+    }
+}
