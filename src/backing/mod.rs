@@ -4,6 +4,8 @@
 
 pub mod bucket;
 pub mod directory;
+pub mod fence;
+pub mod lease;
 pub mod timed;
 
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
@@ -288,9 +290,16 @@ pub trait Backing: Send + Sync {
     fn has_house(&self) -> io::Result<bool> {
         Ok(true)
     }
-    /// Takes the lease, or says in one line who has it. `takeover`: from one whose lease lapsed; `log`: number of the
-    /// log that is ours, if there is one.
-    fn lease(&self, takeover: bool, log: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String>;
+    /// Takes the lease, or says in one line who has it.
+    fn lease(&self, how: lease::Taking) -> Result<Box<dyn HeldLease>, String>;
+    /// What keeps us from writing once the lease is another's; none where there is no lease.
+    fn fence(&self) -> Option<&fence::Fence> {
+        None
+    }
+    /// Sees, before a batch of changes, that the lease is ours.
+    fn begin(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes `.forelog/` ready for a mount, with the lease in hand, and removes leftovers in `tmp/`.
     fn prepare(&self) -> io::Result<()>;
     /// Names in `.forelog/park`.

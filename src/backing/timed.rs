@@ -3,6 +3,8 @@
 //! while the caller is told that there is no answer. Changes are not bounded: what became of one that
 //! was given up would not be known. Only the writeback makes them, and it can wait.
 
+use super::fence::Fence;
+use super::lease::Taking;
 use super::{
     AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
     HeldLease, Limits, NewObject, Note, Update, Xattr,
@@ -166,8 +168,14 @@ impl Backing for TimedBacking {
     fn has_house(&self) -> io::Result<bool> {
         self.inner.has_house()
     }
-    fn lease(&self, takeover: bool, log: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String> {
-        self.inner.lease(takeover, log, wall_ns)
+    fn lease(&self, how: Taking) -> Result<Box<dyn HeldLease>, String> {
+        self.inner.lease(how)
+    }
+    fn fence(&self) -> Option<&Fence> {
+        self.inner.fence()
+    }
+    fn begin(&self) -> io::Result<()> {
+        self.inner.begin()
     }
     fn notes(&self) -> io::Result<Vec<Note>> {
         self.inner.notes()

@@ -140,7 +140,7 @@ pub struct MountArgs {
     /// Refuse all changes
     #[arg(long)]
     pub read_only: bool,
-    /// Take a bucket over from another machine's gateway once its lease lapsed (90 s)
+    /// Take the backing over from a gateway that is dead or cut off, once its lease lapsed (90 s)
     #[arg(long)]
     pub takeover: bool,
     /// Vouch that nobody else writes to the bucket, whose store ignores conditions

@@ -82,12 +82,6 @@ pub fn resolve(
     let threads = reader.threads()?;
 
     let (backing, mountpoint) = checks::places(&places.backing, &places.mountpoint, abilities)?;
-    if takeover && matches!(backing, Place::Directory(_)) {
-        return Err(Verdict::refused(
-            "--takeover: a directory's lease ends with its gateway, so there is nothing to take over; if it is held, end \
-             that gateway first",
-        ));
-    }
     let log_dir = match places.log_dir {
         Some(dir) => dir,
         None => default_log_dir(&backing)?,

@@ -139,6 +139,7 @@ impl Fs {
     /// `done` is called once, here or on another thread.
     pub fn fsync(&self, who: &Who, ino: InodeId, done: Done) {
         let begin = || -> Result<Arc<Cell>> {
+            self.still_ours()?;
             let cell = self.cell(ino)?;
             self.settle(who, &cell)?;
             Ok(cell)

@@ -30,11 +30,16 @@ pub use setattr::{SetAttrRequest, When};
 pub use space::Pressure;
 
 use crate::backing::Limits;
+use crate::backing::fence::Standing;
 use crate::format::mutation::EntryKey;
 use crate::history::{History, Sample};
+use crate::sys::patience;
 use crate::types::{Attr, How, InodeId, Kind, Name};
 use crate::volume::{Cell, Error, Result, Volume, valid_name, without_suid};
 use std::sync::{Arc, OnceLock};
+
+/// How long a sync waits for a store to say whose it is.
+const LOOK_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the kernel is to forget of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +125,28 @@ impl Fs {
         Ok(EntryKey { parent, name: name.into() })
     }
 
+    /// Errors: `Stale` once another gateway took the backing over: what is written now would never get there.
     fn writable(&self) -> Result<()> {
-        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+        match self.read_only {
+            true => Err(Error::ReadOnly),
+            false => self.still_ours(),
+        }
+    }
+
+    fn still_ours(&self) -> Result<()> {
+        if self.volume.is_lost() { Err(Error::Stale) } else { Ok(()) }
+    }
+
+    /// As it must be for a sync to be told as done: after this process was stopped for long somebody has to look first.
+    /// Errors: `Stale`; `WouldBlock` where it may not wait.
+    pub fn surely_ours(&self) -> Result<()> {
+        if let Some(f) = self.volume.backing.fence().filter(|f| f.standing() == Standing::Unsure) {
+            if !patience::may_wait() {
+                return Err(Error::WouldBlock);
+            }
+            f.look_again(LOOK_LIMIT);
+        }
+        self.still_ours()
     }
 
     fn located(&self, cell: &Arc<Cell>) -> Located {

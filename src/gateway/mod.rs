@@ -137,6 +137,19 @@ impl Gateway {
         }
     }
 
+    /// In one line that another gateway has the backing, and what to do; `None` while it is ours.
+    fn taken_over(&self) -> Option<String> {
+        let by = self.volume.lost_to()?;
+        let (backing, dir) = (self.volume.backing.describe(), self.config.log_dir.display());
+        Some(match self.bytes_left() {
+            0 => format!("{backing} {by}; all that was written here had been stored before: unmount"),
+            n => format!(
+                "{backing} {by}: {n} bytes remain in the log {dir}; unmount, and mount again with this log once that \
+                 gateway has ended: what both changed is then kept twice"
+            ),
+        })
+    }
+
     /// Nothing waits for the writeback and it is not in the middle of something.
     pub fn is_drained(&self) -> bool {
         let parked = self.writeback.closing.load(Ordering::Acquire) && self.writeback.parked() > 0;
@@ -208,7 +221,7 @@ impl Gateway {
                 return true;
             }
             let spent = Duration::from_nanos(self.volume.clock.monotonic_ns() - start);
-            if at_most.is_some_and(|m| spent >= m) || self.hurried() {
+            if at_most.is_some_and(|m| spent >= m) || self.hurried() || self.volume.is_lost() {
                 return false;
             }
             each(self.bytes_left());
@@ -323,7 +336,8 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     match why {
         Ending::Bypassed => {
             log::info!("unmounted by something else; draining on");
-            while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
+            let waits = || !gateway.hurried() && !v.is_lost();
+            while waits() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) && waits() {
                 log::info!("still draining: {} bytes left", gateway.bytes_left());
             }
         }
@@ -350,6 +364,12 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
             "closing the log in {} failed: {e}; the next mount recovers it",
             gateway.config.log_dir.display()
         ));
+    }
+    if let Some(why) = gateway.taken_over() {
+        return match clean {
+            true => Verdict::done(""),
+            false => Verdict::remains(why),
+        };
     }
     if !clean {
         return Verdict::remains(format!(

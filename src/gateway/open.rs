@@ -6,6 +6,7 @@ use super::marker;
 use super::plan::Seen;
 use crate::backing::bucket::BucketBacking;
 use crate::backing::directory::DirectoryBacking;
+use crate::backing::lease::Taking;
 use crate::backing::timed::{DEADLINE, TimedBacking};
 use crate::backing::{AttrChange, Backing, BackingPath, HeldLease, Note};
 use crate::config::{Config, Place};
@@ -65,7 +66,8 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let house =
         |r: io::Result<()>| r.map_err(|e| format!("backing {}: preparing it failed: {e}", config.backing));
     house(backing.make_house())?;
-    let lease = backing.lease(config.takeover, log, clock.wall_ns())?;
+    let how = Taking { takeover: config.takeover, log, wall_ns: clock.wall_ns() };
+    let lease = backing.lease(how)?;
     house(backing.prepare())?;
     if backing.remote() && !backing.bounded() {
         backing = Arc::new(TimedBacking::new(backing, DEADLINE));
@@ -238,16 +240,13 @@ pub fn leave_backing(g: &Gateway) -> io::Result<()> {
         l.renew();
     }
     marker::remove(&**b, g.volume.log_tag())?;
-    // What is changed there after the lease is given back could be another's.
-    if b.bounded() {
-        b.clean()?;
-        release(g)
-    } else {
-        release(g)?;
-        b.clean()?;
+    b.clean()?;
+    if !b.bounded() {
         restore_times(&**b, &attr);
-        b.sync(&[], &[BackingPath::root()])
     }
+    // What is changed there after the lease is given back could be another's.
+    release(g)?;
+    if b.bounded() { Ok(()) } else { b.sync(&[], &[BackingPath::root()]) }
 }
 
 fn release(g: &Gateway) -> io::Result<()> {

@@ -57,6 +57,9 @@ impl Gateway {
                 )),
             );
         }
+        if let Some(why) = self.taken_over() {
+            return (State::Degraded, Some(why));
+        }
         let trouble = self.writeback.trouble.lock().clone();
         if let Some(t) = trouble {
             return (State::Degraded, Some(format!("the backing fails, retrying: {t}")));

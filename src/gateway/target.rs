@@ -52,6 +52,9 @@ impl Gateway {
             {
                 return Verdict::done("");
             }
+            if let Some(why) = self.taken_over() {
+                return Verdict::remains(why);
+            }
             let spent_ms = (self.volume.clock.monotonic_ns() - start) / 1_000_000;
             if deadline_ms.is_some_and(|d| spent_ms >= d) {
                 let why = self.writeback.trouble.lock().clone().map(|t| format!("; {t}")).unwrap_or_default();

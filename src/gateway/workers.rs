@@ -141,6 +141,9 @@ fn mend(g: &Gateway) {
 }
 
 fn tick(g: &Gateway, last: &mut (u64, u64)) {
+    if let Some(f) = g.volume.backing.fence() {
+        f.tick();
+    }
     g.volume.wal.seal_older(g.config.seal_after.as_nanos() as u64);
     g.volume.wal.nudge_epochs();
     // Without room on the device it is tried again with the next tick.

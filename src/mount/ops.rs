@@ -211,15 +211,19 @@ impl Ops {
         let client = client.unwrap_or_else(|| h.opener.clone());
         let who = Who { uid: by.uid, gid: by.gid, client };
         let mut done = 0;
+        let may = |fs: &Fs, h: &Handle| if h.sync { fs.surely_ours() } else { Ok(()) };
         let now = patience::impatient(|| {
+            may(&self.fs, &h)?;
             self.fs.write(&who, &h.cell, at.offset, carried.bytes(), at.kill, &mut done)
         });
         match now {
             Err(Error::WouldBlock | Error::Full) => {
                 let (fs, rest) = (self.fs.clone(), carried.keep());
                 self.pool.run(move || {
-                    let r =
-                        fs.patiently(|| fs.write(&who, &h.cell, at.offset, rest.bytes(), at.kill, &mut done));
+                    let r = fs.patiently(|| {
+                        may(&fs, &h)?;
+                        fs.write(&who, &h.cell, at.offset, rest.bytes(), at.kill, &mut done)
+                    });
                     written(&fs, &who, &h, start, r, rest.into_reply());
                 });
             }
@@ -247,11 +251,12 @@ impl Ops {
             reply.done(r);
         });
         // What has to be written before the sync may have to wait; the sync itself is the committers'.
-        match patience::impatient(|| self.fs.flush(&who, ino)) {
+        let before = move |fs: &Fs, who: &Who| fs.surely_ours().and_then(|()| fs.flush(who, ino));
+        match patience::impatient(|| before(&self.fs, &who)) {
             Ok(()) => self.fs.fsync(&who, ino, done),
             Err(Error::WouldBlock | Error::Full) => {
                 let fs = self.fs.clone();
-                self.pool.run(move || match fs.patiently(|| fs.flush(&who, ino)) {
+                self.pool.run(move || match fs.patiently(|| before(&fs, &who)) {
                     Ok(()) => fs.fsync(&who, ino, done),
                     Err(e) => done(Err(e)),
                 });

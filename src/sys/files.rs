@@ -13,6 +13,11 @@ pub fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// Identity of the installed system, as systemd and D-Bus keep it; empty where there is none.
+pub fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
 /// 128 random bits from the kernel.
 pub fn random_u128() -> io::Result<u128> {
     use std::io::Read;

@@ -418,7 +418,7 @@ impl Backing for MemBacking {
             r => r.map(|()| out),
         }
     }
-    fn lease(&self, _: bool, _: Option<u64>, _: i64) -> Result<Box<dyn HeldLease>, String> {
+    fn lease(&self, _: crate::backing::lease::Taking) -> Result<Box<dyn HeldLease>, String> {
         Err("a simulated backing has no lease".into())
     }
     fn clean(&self) -> io::Result<()> {

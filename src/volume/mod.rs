@@ -39,6 +39,7 @@ pub use table::{Cell, Inode, Locked};
 pub use trim::{INODES_MAX, NAMES_MAX, Surplus};
 
 use crate::backing::Backing;
+use crate::backing::fence::Fence;
 use crate::namespace::{Place, Places};
 use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
@@ -110,6 +111,14 @@ impl Volume {
     /// A number by which the log is known to others, who must not learn its identity.
     pub fn log_tag(&self) -> u64 {
         crate::format::frame::public_tag(self.log_id)
+    }
+    /// By whom the backing was taken over, once it was: nothing is stored there any more.
+    pub fn lost_to(&self) -> Option<String> {
+        self.backing.fence().and_then(Fence::lost_to)
+    }
+    /// Whether it was taken over; cheap.
+    pub fn is_lost(&self) -> bool {
+        self.backing.fence().is_some_and(Fence::is_lost)
     }
     /// Content bytes that the backing does not have.
     pub fn dirty_bytes(&self) -> u64 {

@@ -38,6 +38,10 @@ impl Writeback {
                 return self.give_up(mine, w);
             }
         };
+        if let Err(e) = self.volume.backing.begin() {
+            self.failed("beginning to store", &e);
+            return self.give_up(mine, w);
+        }
         let mut failed = self.store(&mut w);
         let mut once = HashSet::new();
         let keys: Vec<EntryKey> =

@@ -188,6 +188,9 @@ impl Writeback {
             self.recycle(now);
             return wait.min(idle);
         }
+        if self.volume.is_lost() {
+            return idle;
+        }
         if self.shared.paused.load(Ordering::Acquire) && !self.shared.is_draining() {
             return idle;
         }

@@ -2,9 +2,9 @@
 //! of the SDK and its runtime is here and in `multipart`.
 
 use super::error::told;
-use super::lease::Fence;
 use super::markers::Markers;
 use super::meta::{DIRECTORY_TYPE, Found, Meta};
+use crate::backing::fence::{self, CHANGE, Fence, Times};
 use crate::config::BucketUrl;
 use crate::types::{Kind, Stamp};
 use aws_config::retry::RetryConfig;
@@ -27,8 +27,8 @@ use tokio::runtime::Runtime;
 const ATTEMPT: Duration = Duration::from_secs(5);
 const WHOLE: Duration = Duration::from_secs(11);
 /// One try of a request with a body. A lease is taken over only later than its last request can end.
-pub const BODY_ATTEMPT: Duration = Duration::from_secs(30);
-pub const BODY_WHOLE: Duration = Duration::from_secs(60);
+const BODY_ATTEMPT: Duration = Duration::from_secs(30);
+const BODY_WHOLE: Duration = CHANGE;
 
 const SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
@@ -195,7 +195,7 @@ impl Store {
             url: url.clone(),
             base,
             owner,
-            fence: Fence::default(),
+            fence: Fence::new(Times::new((BODY_WHOLE / fence::haste()).max(WHOLE))),
             conditions: Default::default(),
             markers: Default::default(),
             dirs: Mutex::default(),
@@ -223,8 +223,8 @@ impl Store {
     pub(super) fn bodied() -> aws_sdk_s3::config::Builder {
         let slow = TimeoutConfig::builder()
             .connect_timeout(Duration::from_millis(3100))
-            .operation_attempt_timeout(BODY_ATTEMPT)
-            .operation_timeout(BODY_WHOLE)
+            .operation_attempt_timeout(BODY_ATTEMPT / fence::haste())
+            .operation_timeout(BODY_WHOLE / fence::haste())
             .build();
         aws_sdk_s3::Config::builder().timeout_config(slow)
     }

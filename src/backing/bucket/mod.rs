@@ -22,6 +22,8 @@ mod stage;
 mod update;
 mod view;
 
+use super::fence::Fence;
+use super::lease::Taking;
 use super::{
     AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
     HeldLease, Limits, NewObject, Note, Update, Xattr,
@@ -213,11 +215,14 @@ impl Backing for BucketBacking {
     fn has_house(&self) -> io::Result<bool> {
         self.has_house_now()
     }
-    fn lease(&self, takeover: bool, log: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String> {
+    fn lease(&self, how: Taking) -> Result<Box<dyn HeldLease>, String> {
         if self.read_only {
             return Ok(Box::new(lease::NoLease));
         }
-        lease::take(&self.core, takeover, log, wall_ns, self.sole_writer)
+        Ok(lease::take_of(&self.core, how, self.sole_writer)?.1)
+    }
+    fn fence(&self) -> Option<&Fence> {
+        Some(&self.store.fence)
     }
     fn prepare(&self) -> io::Result<()> {
         self.prepare_now()

@@ -4,6 +4,7 @@ use super::DirectoryBacking;
 use super::access::Last;
 use super::attrs::{Wanted, kind_of};
 use super::stage::replace;
+use crate::backing::fence::Fence;
 use crate::backing::{AttrChange, BackingPath, Piece, Update, parked_path};
 use crate::sys::beneath;
 use crate::types::Kind;
@@ -19,14 +20,16 @@ const ZERO_PIECE_BYTES: usize = 64 * 1024;
 
 static ZEROS: [u8; ZERO_PIECE_BYTES] = [0; ZERO_PIECE_BYTES];
 
-/// Writes into an open file; short writes go on, interrupted ones again.
+/// Writes into an open file; short writes go on, interrupted ones again. Each asks whether the backing is ours still.
 pub(super) struct Writer<'a> {
     pub fd: BorrowedFd<'a>,
+    pub fence: &'a Fence,
 }
 
 impl Writer<'_> {
     pub(super) fn write(&mut self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
         while !bytes.is_empty() {
+            self.fence.check()?;
             match rustix::io::pwrite(self.fd, bytes, offset) {
                 Ok(0) => return Err(Errno::IO.into()),
                 Ok(n) => {
@@ -45,6 +48,7 @@ impl Writer<'_> {
         if offset >= end {
             return Ok(());
         }
+        self.fence.check()?;
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::io::retry_on_intr(|| fallocate(self.fd, how, offset, end - offset)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => {}
@@ -66,7 +70,7 @@ impl DirectoryBacking {
         let since = self.unsynced.lock().begin(&path.0);
         let open = || self.open_regular(&path.0, OFlags::WRONLY);
         let fd = self.with_access(&[(&path.0, Last::Any)], open)?;
-        let result = write_update(fd.as_fd(), update);
+        let result = write_update(fd.as_fd(), update, &self.fence);
         // What was written before a failure is to be synced all the same.
         self.unsynced.lock().end(path.0.clone(), since, fd);
         result
@@ -133,14 +137,14 @@ impl DirectoryBacking {
     }
 }
 
-fn write_update(fd: BorrowedFd<'_>, update: Update<'_>) -> io::Result<()> {
+fn write_update(fd: BorrowedFd<'_>, update: Update<'_>, fence: &Fence) -> io::Result<()> {
     let mut end = fstat(fd)?.st_size as u64;
     let cut = |len: u64| rustix::io::retry_on_intr(|| ftruncate(fd, len));
     if end > update.keep {
         cut(update.keep)?;
         end = update.keep;
     }
-    let mut to = Writer { fd };
+    let mut to = Writer { fd, fence };
     (update.content)(&mut |piece| match piece {
         Piece::Data { offset, bytes } => {
             to.write(bytes, offset)?;
@@ -151,6 +155,7 @@ fn write_update(fd: BorrowedFd<'_>, update: Update<'_>) -> io::Result<()> {
         Piece::Zero { offset, len } => to.zero(offset, offset.saturating_add(len).min(end)),
     })?;
     if end != update.size {
+        fence.check()?;
         cut(update.size)?;
     }
     Ok(())

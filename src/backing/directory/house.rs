@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Leftovers are single objects; nothing of ours is deeper.
 const DEPTH_MAX: u32 = 256;
 
-const OPEN_DIR: OFlags =
+pub(super) const OPEN_DIR: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl DirectoryBacking {
@@ -158,7 +158,7 @@ impl DirectoryBacking {
 }
 
 /// True if it was made now.
-fn make_dir(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+pub(super) fn make_dir(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     match mkdirat(dir, name, Mode::from_raw_mode(0o700)) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
@@ -178,7 +178,7 @@ fn close_to_others(dir: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// False if it is not there or not empty.
-fn remove_if_empty(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+pub(super) fn remove_if_empty(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(false),

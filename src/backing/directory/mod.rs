@@ -16,6 +16,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use crate::backing::fence::{CHANGE, Fence, Times, haste};
+use crate::backing::lease::Taking;
 use crate::backing::{
     AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
     HeldLease, Limits, NewObject, Note, Update, Xattr,
@@ -56,6 +58,9 @@ pub struct DirectoryBacking {
     tmp: Mutex<Option<Arc<OwnedFd>>>,
     warned_xattr: AtomicBool,
     warned_owner: AtomicBool,
+    fence: Arc<Fence>,
+    /// What keeps the lease, once it is taken.
+    kept: OnceLock<Arc<lease::Kept>>,
 }
 
 impl DirectoryBacking {
@@ -90,6 +95,8 @@ impl DirectoryBacking {
             tmp: Mutex::new(None),
             warned_xattr: AtomicBool::new(false),
             warned_owner: AtomicBool::new(false),
+            fence: Arc::new(Fence::new(Times::new(CHANGE / haste()))),
+            kept: OnceLock::new(),
         })
     }
 
@@ -133,34 +140,43 @@ impl Backing for DirectoryBacking {
     }
 
     fn stage(&self, name: &str, object: &NewObject, content: Content<'_>) -> io::Result<BackingStat> {
+        self.fence.check()?;
         self.stage_now(name, object, content)
     }
     fn stage_link(&self, name: &str, from: &BackingPath) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[(&from.0, Last::Not)], || self.stage_link_now(name, &from.0))
     }
     fn install(&self, name: &str, to: &BackingPath) -> io::Result<()> {
+        self.fence.check()?;
         let staged = crate::backing::staged_path(name);
         let walks = [(&staged.0[..], Last::Dir), (&to.0[..], Last::Not)];
         self.with_access(&walks, || self.install_now(name, &to.0))
     }
 
     fn update(&self, path: &BackingPath, update: Update<'_>) -> io::Result<()> {
+        self.fence.check()?;
         self.update_now(path, update)
     }
     fn set_attr(&self, path: &BackingPath, kind: Kind, change: &AttrChange) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[(&path.0, Last::Not)], || self.set_attr_now(&path.0, kind, change))
     }
     fn rename(&self, from: &BackingPath, to: &BackingPath) -> io::Result<()> {
+        self.fence.check()?;
         let walks = [(&from.0[..], Last::Dir), (&to.0[..], Last::Not)];
         self.with_access(&walks, || self.rename_now(&from.0, &to.0))
     }
     fn park(&self, from: &BackingPath, name: &str) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[(&from.0, Last::Dir)], || self.park_now(&from.0, name))
     }
     fn unlink(&self, path: &BackingPath) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[(&path.0, Last::Not)], || self.unlink_now(&path.0))
     }
     fn rmdir(&self, path: &BackingPath) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[(&path.0, Last::Not)], || self.rmdir_now(&path.0))
     }
 
@@ -174,25 +190,35 @@ impl Backing for DirectoryBacking {
     fn has_house(&self) -> io::Result<bool> {
         Ok(self.has_house_now())
     }
-    fn lease(&self, _: bool, _: Option<u64>, wall_ns: i64) -> Result<Box<dyn HeldLease>, String> {
-        self.lease_now(wall_ns)
+    fn lease(&self, how: Taking) -> Result<Box<dyn HeldLease>, String> {
+        self.lease_now(how)
+    }
+    fn fence(&self) -> Option<&Fence> {
+        Some(&self.fence)
+    }
+    fn begin(&self) -> io::Result<()> {
+        self.kept.get().map_or(Ok(()), |k| k.begin())
     }
     fn notes(&self) -> io::Result<Vec<Note>> {
         self.notes_now()
     }
     fn put_note(&self, name: &str, text: &str) -> io::Result<()> {
+        self.fence.check()?;
         self.put_note_now(name, text)
     }
     fn drop_note(&self, name: &str) -> io::Result<()> {
+        self.fence.check()?;
         self.drop_note_now(name)
     }
     fn prepare(&self) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[], || self.prepare_now())
     }
     fn parked(&self) -> io::Result<Vec<String>> {
         self.parked_now()
     }
     fn clean(&self) -> io::Result<()> {
+        self.fence.check()?;
         self.with_access(&[], || self.clean_now())
     }
 }

@@ -60,7 +60,7 @@ impl DirectoryBacking {
         content: Content<'_>,
     ) -> io::Result<BackingStat> {
         if object.attr.kind == Kind::File {
-            let mut to = Writer { fd: fd.as_fd() };
+            let mut to = Writer { fd: fd.as_fd(), fence: &self.fence };
             content(&mut |piece| match piece {
                 Piece::Data { offset, bytes } => to.write(bytes, offset),
                 // What is never written in a new file is a hole.

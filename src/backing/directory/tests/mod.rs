@@ -1,6 +1,7 @@
 //! On real directories. Those that need root or xattrs return early without.
 
 mod changes;
+mod leases;
 mod reads;
 mod stages;
 mod user;
