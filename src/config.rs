@@ -177,6 +177,8 @@ pub struct Config {
     pub idle: Idle,
     /// Where the background gateway logs.
     pub log_file: PathBuf,
+    /// Most bytes of the read cache beside the log; none: a share of the free space; 0: no cache.
+    pub cache_bytes: Option<u64>,
     pub read_only: bool,
     /// Take the backing over from a gateway whose lease lapsed.
     pub takeover: bool,

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod timed;
 
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
+use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 
@@ -64,6 +65,20 @@ pub struct BackingSpace {
     pub files: u64,
     pub files_free: u64,
     pub name_bytes_max: u32,
+}
+
+/// A read cache on the log's device, and what it did since the mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheFigures {
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    pub entries: u64,
+    /// Blocks and metadata that were there.
+    pub hits: u64,
+    /// Blocks that had to be fetched.
+    pub misses: u64,
+    /// Entries found damaged, and not used.
+    pub damaged: u64,
 }
 
 /// What a store takes. A change beyond is refused when a program asks for it.
@@ -203,6 +218,11 @@ pub trait HeldLease: Send {
 pub trait BackingFile: Send + Sync {
     /// Reads at `offset`; short only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// The bytes at `offset`, if all of them are at hand in memory, without waiting and without a copy; `None`:
+    /// `read_at` has to be asked.
+    fn read_ready(&self, _offset: u64, _len: usize) -> Option<Bytes> {
+        None
+    }
     /// Next data at or after `offset`: `Ok(None)` when only a hole is left.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Next hole at or after `offset` (the end of the file counts as one).
@@ -232,6 +252,11 @@ pub trait Backing: Send + Sync {
     /// Requests made of the store, by kind; empty where they are not counted.
     fn requests(&self) -> Vec<(String, u64)> {
         Vec::new()
+    }
+
+    /// What its read cache did; all zero where there is none.
+    fn cache(&self) -> CacheFigures {
+        CacheFigures::default()
     }
 
     /// What the store takes, as `prepare` found it.

@@ -104,6 +104,9 @@ pub struct MountArgs {
     /// Most bytes a second sent to the backing [default: no limit]
     #[arg(long, value_name = "RATE")]
     pub upload_limit: Option<String>,
+    /// Most that is kept of what was read of a bucket, in the log directory; 0: nothing [default: a tenth of the free space there, at most 8GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<String>,
     /// Forecast of writes: auto, off, or a model's name [default: auto]
     #[arg(long, value_name = "MODEL")]
     pub predict: Option<String>,
@@ -173,6 +176,7 @@ impl MountArgs {
             ("commit-interval", &self.commit_interval),
             ("writeback-age", &self.writeback_age),
             ("upload-limit", &self.upload_limit),
+            ("cache-size", &self.cache_size),
             ("predict", &self.predict),
             ("interval", &self.interval),
             ("durability", &self.durability),

@@ -20,6 +20,7 @@ pub const KEYS: &[&str] = &[
     "commit-interval",
     "writeback-age",
     "upload-limit",
+    "cache-size",
     "predict",
     "interval",
     "durability",

@@ -5,6 +5,7 @@ use super::args::MountArgs;
 use super::checks;
 use super::options::{Settings, from_env, from_o, from_toml, suggestion, usage};
 use super::units;
+use crate::backing::bucket::CACHE_MIN;
 use crate::config::{Config, Durability, Idle, MountFlags, Place, Predict, Transport, WaitUmount};
 use crate::control::{Abilities, Verdict};
 use crate::sys::{paths, peercred};
@@ -120,6 +121,7 @@ pub fn resolve(
         transport: choices.transport,
         idle: choices.idle,
         log_file,
+        cache_bytes: choices.cache_bytes,
         read_only: switches.1,
         takeover,
         sole_writer: switches.2,
@@ -168,6 +170,7 @@ struct Times {
 
 struct Choices {
     upload_limit: Option<u64>,
+    cache_bytes: Option<u64>,
     predict: Predict,
     durability: Durability,
     wait_umount: WaitUmount,
@@ -310,6 +313,14 @@ impl Reader<'_> {
         }
         Ok(Choices {
             upload_limit: self.parsed("upload-limit", units::rate)?.flatten(),
+            cache_bytes: self.parsed("cache-size", |text| match units::size(text)? {
+                n @ 1..CACHE_MIN => Err(format!(
+                    "{} is less than the smallest cache, {}; for none give 0",
+                    units::show_size(n),
+                    units::show_size(CACHE_MIN)
+                )),
+                n => Ok(n),
+            })?,
             predict: self.predict(can)?,
             durability,
             wait_umount,

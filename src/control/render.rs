@@ -111,6 +111,12 @@ fn body(out: &mut String, s: &Status) -> std::fmt::Result {
     if !kinds.is_empty() {
         writeln!(out, "             asked of the store: {}", kinds.join(", "))?;
     }
+    let c = &s.read_cache;
+    if c.capacity_bytes > 0 {
+        let damaged = if c.damaged > 0 { format!(", {} damaged", c.damaged) } else { String::new() };
+        let (used, most) = (bytes(c.used_bytes), bytes(c.capacity_bytes));
+        writeln!(out, "  read cache {used} of {most}, {} hits, {} misses{damaged}", c.hits, c.misses)?;
+    }
     prediction(out, s)?;
     writeln!(
         out,

@@ -51,6 +51,9 @@ pub struct Status {
     pub backing_kind: String,
     /// Requests made of a bucket's store since the mount, by kind.
     pub store_requests: BTreeMap<String, u64>,
+    /// What was read of a bucket, kept beside the log.
+    #[serde(default)]
+    pub read_cache: ReadCache,
     pub log_dir: String,
     pub uptime_seconds: f64,
     /// How requests come from the kernel: `uring` or `device`.
@@ -63,6 +66,19 @@ pub struct Status {
     pub writeback: Writeback,
     pub prediction: Prediction,
     pub clients: Vec<Client>,
+}
+
+/// The read cache, and what it did since the mount; all zero where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadCache {
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    /// Blocks and objects' metadata.
+    pub entries: u64,
+    pub hits: u64,
+    /// Blocks that were fetched from the store.
+    pub misses: u64,
+    pub damaged: u64,
 }
 
 /// Requests served, by kind.
@@ -182,6 +198,7 @@ impl Default for Status {
             backing: String::new(),
             backing_kind: String::new(),
             store_requests: BTreeMap::new(),
+            read_cache: ReadCache::default(),
             log_dir: String::new(),
             uptime_seconds: 0.0,
             transport: String::new(),

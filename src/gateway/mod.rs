@@ -17,7 +17,7 @@ mod workers;
 pub use engine::ForelogEngine;
 
 use crate::backing::HeldLease;
-use crate::config::{Config, Transport};
+use crate::config::{Config, Place, Transport};
 use crate::control::Verdict;
 use crate::fs::Fs;
 use crate::history::Programs;
@@ -82,6 +82,9 @@ pub struct Gateway {
     tree: OnceLock<(mountinfo::Watch, String)>,
     lease: Mutex<Option<Box<dyn HeldLease>>>,
 }
+
+/// How far the kernel reads ahead of a bucket's reader: its requests are small, so several are to be under way.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// From when on `status` speaks of a backing that does not answer.
 const HANGS_SECONDS: u64 = 10;
@@ -270,6 +273,11 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
     gateway.served_by(served.transport);
     if served.holds_umount {
         gateway.watch_tree();
+    }
+    if matches!(c.backing, Place::Bucket(_))
+        && let Err(e) = fusemount::set_read_ahead(&c.mountpoint, READ_AHEAD_BYTES)
+    {
+        log::debug!("the kernel's read-ahead stays as it is: {e}");
     }
     let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway))
     {

@@ -4,7 +4,7 @@ use super::Gateway;
 use super::Mending;
 use super::marker;
 use super::plan::Seen;
-use crate::backing::bucket::BucketBacking;
+use crate::backing::bucket::{BucketBacking, Room};
 use crate::backing::directory::DirectoryBacking;
 use crate::backing::lease::Taking;
 use crate::backing::timed::{DEADLINE, TimedBacking};
@@ -99,7 +99,11 @@ fn reach(config: &Config) -> Result<Arc<dyn Backing>, String> {
             Arc::new(DirectoryBacking::open(d).map_err(|e| format!("backing {}: {e}", config.backing))?)
         }
         Place::Bucket(url) => {
-            let b = BucketBacking::open(url, config.sole_writer, config.read_only);
+            let dir = config.log_dir.join("cache");
+            // What the log may want at once has room.
+            let floor = (config.log_size_bytes / 8).clamp(64 << 20, 1 << 30);
+            let room = Room { dir: &dir, bytes: config.cache_bytes, floor };
+            let b = BucketBacking::open(url, config.sole_writer, config.read_only, room);
             Arc::new(b.map_err(|e| format!("backing {url}: {e}"))?)
         }
     })

@@ -24,6 +24,7 @@ impl Gateway {
                 Place::Bucket(_) => "bucket".into(),
             },
             store_requests: self.volume.backing.requests().into_iter().collect(),
+            read_cache: self.cache_status(),
             log_dir: self.config.log_dir.display().to_string(),
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
             transport: self.transport.get().map_or("", |t| t.name()).into(),
@@ -39,6 +40,18 @@ impl Gateway {
             prediction: self.prediction_status(),
             clients: self.clients_status(),
             ..Status::default()
+        }
+    }
+
+    fn cache_status(&self) -> status::ReadCache {
+        let c = self.volume.backing.cache();
+        status::ReadCache {
+            capacity_bytes: c.capacity_bytes,
+            used_bytes: c.used_bytes,
+            entries: c.entries,
+            hits: c.hits,
+            misses: c.misses,
+            damaged: c.damaged,
         }
     }
 

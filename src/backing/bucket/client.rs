@@ -1,10 +1,11 @@
 //! The store's requests, each counted, bounded in time and tried again a few times with jittered waits. Everything
-//! of the SDK and its runtime is here and in `multipart`.
+//! of the SDK and its runtime is here and in `multipart`, `download` and `wall`.
 
 use super::error::told;
 use super::markers::Markers;
 use super::meta::{DIRECTORY_TYPE, Found, Meta};
 use crate::backing::fence::{self, CHANGE, Fence, Times};
+use super::wall::StoreClock;
 use crate::config::BucketUrl;
 use crate::types::{Kind, Stamp};
 use aws_config::retry::RetryConfig;
@@ -28,7 +29,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const WHOLE: Duration = Duration::from_secs(11);
 /// One try of a request with a body. A lease is taken over only later than its last request can end.
 const BODY_ATTEMPT: Duration = Duration::from_secs(30);
-const BODY_WHOLE: Duration = CHANGE;
+pub(super) const BODY_WHOLE: Duration = CHANGE;
 
 const SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
@@ -110,6 +111,8 @@ pub struct Store {
     pub markers: std::sync::OnceLock<Markers>,
     /// Directories known by what lies beside, where the store takes no markers.
     pub dirs: Mutex<BTreeSet<String>>,
+    /// The store's clock, as its answers told it.
+    pub(super) wall: StoreClock,
     counts: [AtomicU64; REQUESTS.len()],
 }
 
@@ -135,7 +138,7 @@ fn seconds(t: Option<&DateTime>) -> i64 {
     t.map_or(0, DateTime::secs)
 }
 
-async fn client() -> Result<Client, String> {
+async fn client(wall: StoreClock) -> Result<Client, String> {
     let mut trust = TrustStore::default();
     if let Some(file) = std::env::var_os("AWS_CA_BUNDLE") {
         let file = std::path::PathBuf::from(file);
@@ -170,6 +173,7 @@ async fn client() -> Result<Client, String> {
     let own_endpoint = shared.endpoint_url().is_some() || asked.is_some();
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(own_endpoint)
+        .interceptor(wall)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     if shared.region().is_none() {
@@ -187,7 +191,8 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|e| format!("starting the client's threads failed: {e}"))?;
-        let client = runtime.block_on(client())?;
+        let wall = StoreClock::default();
+        let client = runtime.block_on(client(wall.clone()))?;
         let base = if url.prefix.is_empty() { String::new() } else { format!("{}/", url.prefix) };
         Ok(Store {
             runtime,
@@ -199,6 +204,7 @@ impl Store {
             conditions: Default::default(),
             markers: Default::default(),
             dirs: Mutex::default(),
+            wall,
             counts: Default::default(),
         })
     }

@@ -18,6 +18,9 @@ const HEADS_AT_ONCE: usize = 64;
 /// How long one who needs a listing waits for whoever has asked for it.
 const OTHERS_WAIT: Duration = Duration::from_secs(12);
 
+/// An object that old is not stored anew with the time that it has.
+const SETTLED_SECONDS: i64 = 2;
+
 /// Number of the root.
 const ROOT_ID: u64 = 2;
 
@@ -73,7 +76,7 @@ impl Core {
             self.load(dir)?;
         };
         let Some(entry) = entry else { return Ok(None) };
-        match entry.meta.clone() {
+        match entry.meta.clone().or_else(|| self.remembered(path, &entry)) {
             Some(m) => Ok(Some((entry, m))),
             None => self.store.wait(self.learn(path, &entry)),
         }
@@ -107,13 +110,29 @@ impl Core {
         Ok((e, meta))
     }
 
+    /// The metadata of what was listed, if an earlier mount asked for it and the object is the same since.
+    fn remembered(&self, path: &str, entry: &Entry) -> Option<Arc<Meta>> {
+        if entry.dir {
+            return None;
+        }
+        let said = self.cache.said(&self.store.key(path), &entry.etag, entry.size, entry.modified)?;
+        let meta = Arc::new(said);
+        self.view.lock().learned(path, entry, Entry { meta: Some(meta.clone()), ..entry.clone() });
+        Some(meta)
+    }
+
     /// Asks for the metadata of what was listed.
     async fn learn(&self, path: &str, entry: &Entry) -> io::Result<Option<(Entry, Arc<Meta>)>> {
         let key = self.store.key(&if entry.dir { format!("{path}/") } else { path.to_owned() });
+        let now_there = self.store.wall.at_least();
         let seen = match entry.dir {
             true => self.store.head_marker(&key).await?,
             false => self.store.head(&key).await?,
         };
+        // What was stored in this very second may be stored anew with the same time.
+        if let Some(s) = seen.as_ref().filter(|s| !entry.dir && s.modified + SETTLED_SECONDS < now_there) {
+            self.cache.note_said(&key, &s.etag, s.size, s.modified, &s.meta);
+        }
         let now = match (seen, entry.dir) {
             (Some(s), dir) => {
                 let (size, modified) = (if dir { 0 } else { s.size }, s.modified);
@@ -155,8 +174,14 @@ impl BucketBacking {
         let path = |n: &str| if dir.is_empty() { n.to_owned() } else { format!("{dir}/{n}") };
         let ours = |n: &str| dir.is_empty() && n == OURS || self.hides(&path(n));
         let wanted = |(n, _): &(String, Entry)| !ours(n);
+        let remembers = |(n, mut e): (String, Entry)| {
+            if e.meta.is_none() {
+                e.meta = self.remembered(&path(&n), &e);
+            }
+            (n, e)
+        };
         let (known, asked): (Vec<_>, Vec<_>) =
-            names.into_iter().filter(wanted).partition(|(_, e)| e.meta.is_some());
+            names.into_iter().filter(wanted).map(remembers).partition(|(_, e)| e.meta.is_some());
         let work = asked.into_iter().map(|(n, e)| {
             let (core, path) = (self.core(), path(&n));
             async move { core.learn(&path, &e).await.map(|found| (n, found)) }
@@ -184,7 +209,18 @@ impl BucketBacking {
             return Ok(body.to_vec());
         }
         let etag = Some(e.etag.as_str()).filter(|t| !t.is_empty());
-        self.store.wait(self.store.get(&self.store.key(path), etag, None))
+        let key = self.store.key(path);
+        let names = &self.cache.names;
+        let block = names.block(names.object(&key, &e.etag, e.size), 0);
+        let kept = etag.is_some() && e.size <= super::reads::BLOCK;
+        if let Some(bytes) = kept.then(|| self.cache.get(block)).flatten() {
+            return Ok(bytes);
+        }
+        let bytes = self.store.wait(self.store.get(&key, etag, None))?;
+        if kept && bytes.len() as u64 == e.size {
+            self.cache.put(block, &bytes.clone().into());
+        }
+        Ok(bytes)
     }
 
     pub(super) fn xattrs_now(&self, path: &str) -> io::Result<Vec<Xattr>> {

@@ -6,7 +6,9 @@
 //! it is staged, and installing it is the last request of that. What a bucket cannot hold lies beside the files under
 //! `.forelog/`: extended attributes, which names are of one file, a move of a tree that is under way, the lease.
 
+mod cache;
 mod client;
+mod download;
 mod error;
 mod flush;
 mod house;
@@ -21,15 +23,19 @@ mod reads;
 mod stage;
 mod update;
 mod view;
+mod wall;
+
+pub use cache::{CACHE_MIN, Room};
 
 use super::fence::Fence;
 use super::lease::Taking;
 use super::{
-    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
-    HeldLease, Limits, NewObject, Note, Update, Xattr,
+    AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, CacheFigures,
+    Content, HeldLease, Limits, NewObject, Note, Update, Xattr,
 };
 use crate::config::BucketUrl;
 use crate::types::Kind;
+use cache::Cache;
 use client::Store;
 use moves::Move;
 use parking_lot::{Condvar, Mutex};
@@ -49,6 +55,7 @@ pub struct Core {
     /// Rung when a listing has come.
     come: Condvar,
     files: reads::Files,
+    cache: Cache,
     /// Uploads that came to nothing, to be ended.
     given_up: Mutex<Vec<(String, Upload)>>,
 }
@@ -77,7 +84,12 @@ impl std::ops::Deref for BucketBacking {
 
 impl BucketBacking {
     /// Reaches the bucket. Errors: one line for people.
-    pub fn open(url: &BucketUrl, sole_writer: bool, read_only: bool) -> Result<BucketBacking, String> {
+    pub fn open(
+        url: &BucketUrl,
+        sole_writer: bool,
+        read_only: bool,
+        room: Room<'_>,
+    ) -> Result<BucketBacking, String> {
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let store = Store::open(url, owner)?;
         // The cheapest request that fails where the bucket, the credentials or the region are wrong.
@@ -85,8 +97,10 @@ impl BucketBacking {
         if read_only {
             store.fence.forbid("the mount is read-only");
         }
+        let cache = open_cache(&store, room)?;
         let core = Arc::new(Core {
             store,
+            cache,
             view: Mutex::default(),
             come: Condvar::new(),
             files: reads::Files::default(),
@@ -108,6 +122,15 @@ impl BucketBacking {
     fn core(&self) -> Arc<Core> {
         self.core.clone()
     }
+}
+
+/// A mount can do without its cache, but not without names.
+fn open_cache(store: &Store, room: Room<'_>) -> Result<Cache, String> {
+    let scope = || store.scope().into_bytes();
+    Cache::open(scope(), room).or_else(|e| {
+        log::warn!("read cache {}: {e}; the mount goes on without one", room.dir.display());
+        Cache::none(scope()).map_err(|e| format!("reading random bytes failed: {e}"))
+    })
 }
 
 /// A path as text. Errors: `InvalidFilename` for what cannot be a key.
@@ -143,6 +166,9 @@ impl Backing for BucketBacking {
     }
     fn requests(&self) -> Vec<(String, u64)> {
         self.store.requests()
+    }
+    fn cache(&self) -> CacheFigures {
+        self.cache.figures()
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {

@@ -1,37 +1,62 @@
-//! Reading: in blocks that are kept in memory up to a bound, each fetched once whoever asks for it, and ahead of those
-//! who read on.
+//! Reading: in blocks that are kept in memory up to a bound, each fetched once whoever asks for it, from the cache on
+//! the log's device or from the store, and ahead of those who read on.
 
-use super::meta::id_of;
+use super::cache::Names;
 use super::{BucketBacking, Core};
 use crate::backing::BackingFile;
 use crate::types::Kind;
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-const BLOCK: u64 = 512 << 10;
-/// Blocks of one request.
-const RUN: u64 = 8;
-/// Blocks fetched ahead of one reader at most.
-const AHEAD: u64 = 48;
+pub const BLOCK: u64 = 512 << 10;
+/// Blocks of one request at most: the store's work for one is worth about 4 MiB of its bytes.
+const RUN: u64 = 32;
+/// Blocks fetched ahead of one reader at most, in a few requests at a time.
+const AHEAD: u64 = 96;
+const AT_A_TIME: u64 = 3;
 /// Blocks kept for all readers.
 const KEPT: usize = 192;
 /// How long a reader waits for a block that another fetches.
 const WAIT: Duration = Duration::from_secs(12);
+/// A reader who goes on within this many blocks of where it was reads on: the kernel asks for several at once, and
+/// they come in any order.
+const NEAR: u64 = 4;
 
 /// Where a file that may be read is now.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct At {
     key: String,
     etag: String,
     size: u64,
+    name: OnceLock<u128>,
+}
+
+impl At {
+    fn new(key: String, etag: String, size: u64) -> Arc<At> {
+        Arc::new(At { key, etag, size, name: OnceLock::new() })
+    }
+
+    /// Name of this version of the object.
+    fn name(&self, names: &Names) -> u128 {
+        *self.name.get_or_init(|| names.object(&self.key, &self.etag, self.size))
+    }
+
+    fn blocks(&self) -> u64 {
+        self.size.div_ceil(BLOCK)
+    }
+
+    fn range(&self, from: u64, to: u64) -> (u64, u64) {
+        (from * BLOCK, (to * BLOCK).min(self.size))
+    }
 }
 
 struct Open {
-    at: Mutex<At>,
+    at: Mutex<Arc<At>>,
     /// Where a reader who reads on goes on, and how many blocks are fetched ahead of it.
     next: AtomicU64,
     window: AtomicU64,
@@ -39,20 +64,22 @@ struct Open {
 
 enum Slot {
     Coming,
-    Here(Arc<Vec<u8>>, u64),
+    Here(Bytes, u64),
 }
 
 /// All open files and the blocks of them.
 #[derive(Default)]
 pub struct Files {
     open: Mutex<HashMap<u64, Vec<Weak<Open>>>>,
-    blocks: Mutex<HashMap<(u64, u64), Slot>>,
+    blocks: Mutex<HashMap<(u128, u64), Slot>>,
     come: Condvar,
     clock: AtomicU64,
+    /// Files that somebody reads on in.
+    readers: AtomicU64,
 }
 
 impl Files {
-    fn each(&self, id: u64, change: impl Fn(&mut At)) {
+    fn each(&self, id: u64, change: impl Fn(&mut Arc<At>)) {
         let mut open = self.open.lock();
         if let Some(all) = open.get_mut(&id) {
             all.retain(|w| w.upgrade().map(|o| change(&mut o.at.lock())).is_some());
@@ -64,15 +91,12 @@ impl Files {
 
     /// A file has another version now.
     pub fn changed(&self, id: u64, key: &str, etag: &str, size: u64) {
-        self.each(id, |at| *at = At { key: key.into(), etag: etag.into(), size });
+        self.each(id, |at| *at = At::new(key.into(), etag.into(), size));
     }
 
     /// A file has another key now; its version there may be another.
     pub fn moved(&self, id: u64, key: &str) {
-        self.each(id, |at| {
-            at.key = key.into();
-            at.etag.clear();
-        });
+        self.each(id, |at| *at = At::new(key.into(), String::new(), at.size));
     }
 
     /// All below a directory have other keys now.
@@ -80,13 +104,12 @@ impl Files {
         for o in self.open.lock().values().flatten().filter_map(Weak::upgrade) {
             let mut at = o.at.lock();
             if let Some(rest) = at.key.strip_prefix(from) {
-                at.key = format!("{to}{rest}");
-                at.etag.clear();
+                *at = At::new(format!("{to}{rest}"), String::new(), at.size);
             }
         }
     }
 
-    fn make_room(&self, blocks: &mut HashMap<(u64, u64), Slot>) {
+    fn make_room(&self, blocks: &mut HashMap<(u128, u64), Slot>) {
         while blocks.len() > KEPT {
             let age = |s: &Slot| if let Slot::Here(_, t) = s { Some(*t) } else { None };
             let oldest = blocks.iter().filter_map(|(k, s)| Some((age(s)?, *k))).min();
@@ -96,6 +119,36 @@ impl Files {
             };
         }
     }
+
+    fn land(&self, block: (u128, u64), bytes: Bytes) {
+        let mut blocks = self.blocks.lock();
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        blocks.insert(block, Slot::Here(bytes, now));
+        self.make_room(&mut blocks);
+        drop(blocks);
+        self.come.notify_all();
+    }
+}
+
+/// Blocks on their way. What of them did not come is asked for again by whoever needs it.
+struct Coming<'a> {
+    files: &'a Files,
+    name: u128,
+    from: u64,
+    to: u64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut blocks = self.files.blocks.lock();
+        for b in self.from..self.to {
+            if let Some(Slot::Coming) = blocks.get(&(self.name, b)) {
+                blocks.remove(&(self.name, b));
+            }
+        }
+        drop(blocks);
+        self.files.come.notify_all();
+    }
 }
 
 struct BucketFile {
@@ -103,53 +156,69 @@ struct BucketFile {
     open: Arc<Open>,
 }
 
-fn name_of(at: &At) -> u64 {
-    id_of(&[at.key.as_bytes(), at.etag.as_bytes()])
-}
-
 impl Core {
-    /// Fetches a run of blocks that are marked as coming.
-    async fn fetch(&self, at: &At, first: u64, n: u64) -> io::Result<()> {
-        let (start, end) = (first * BLOCK, ((first + n) * BLOCK).min(at.size));
-        let r = self.store.get(&at.key, Some(&at.etag), Some((start, end))).await;
-        let r = r.and_then(|b| match b.len() as u64 == end - start {
-            true => Ok(b),
-            false => {
-                let text = format!("reading {}: {} bytes came of {}", at.key, b.len(), end - start);
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+    /// Fetches a run of blocks that are marked as coming: from the cache what is there, else from the store.
+    async fn fetch(self: Arc<Core>, at: Arc<At>, first: u64, n: u64) -> io::Result<()> {
+        let (name, end) = (at.name(&self.cache.names), first + n);
+        let _coming = Coming { files: &self.files, name, from: first, to: end };
+        let mut b = first;
+        while b < end {
+            if self.from_cache(&at, name, b).await {
+                b += 1;
+                continue;
             }
-        });
-        let file = name_of(at);
-        let mut blocks = self.files.blocks.lock();
-        let now = self.files.clock.fetch_add(1, Ordering::Relaxed);
-        match &r {
-            Ok(bytes) => {
-                for (i, part) in bytes.chunks(BLOCK as usize).enumerate() {
-                    blocks.insert((file, first + i as u64), Slot::Here(Arc::new(part.to_vec()), now));
-                }
-            }
-            Err(_) => (first..first + n).for_each(|b| {
-                blocks.remove(&(file, b));
-            }),
+            let cached = |n: &u64| self.cache.has(self.cache.names.block(name, *n));
+            let to = (b + 1..end).find(cached).unwrap_or(end);
+            self.cache.missed(to - b);
+            let land = |i: u64, bytes: Vec<u8>| {
+                let bytes = Bytes::from(bytes);
+                self.cache.put(self.cache.names.block(name, b + i), &bytes);
+                self.files.land((name, b + i), bytes);
+            };
+            self.store.get_in_blocks(&at.key, &at.etag, at.range(b, to), BLOCK, land).await?;
+            b = to;
         }
-        self.files.make_room(&mut blocks);
-        drop(blocks);
-        self.files.come.notify_all();
-        r.map(drop)
+        Ok(())
+    }
+
+    async fn from_cache(self: &Arc<Core>, at: &At, name: u128, b: u64) -> bool {
+        let block = self.cache.names.block(name, b);
+        if !self.cache.has(block) {
+            return false;
+        }
+        let (start, end) = at.range(b, b + 1);
+        let core = self.clone();
+        let found = self.store.runtime.spawn_blocking(move || {
+            let bytes = core.cache.get(block).filter(|c| c.len() as u64 == end - start)?;
+            core.files.land((name, b), Bytes::from(bytes));
+            Some(())
+        });
+        matches!(found.await, Ok(Some(())))
+    }
+
+    fn send_for(self: &Arc<Core>, at: &Arc<At>, runs: Vec<(u64, u64)>) {
+        for (first, n) in runs {
+            let work = self.clone().fetch(at.clone(), first, n);
+            self.store.runtime.spawn(async move {
+                if let Err(e) = work.await {
+                    log::debug!("{e}");
+                }
+            });
+        }
     }
 }
 
 impl BucketFile {
     /// Marks as coming what of the blocks is not there yet, and returns it in runs.
     fn missing(&self, at: &At, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let file = name_of(at);
+        let name = at.name(&self.core.cache.names);
         let mut blocks = self.core.files.blocks.lock();
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for b in from..to {
-            if blocks.contains_key(&(file, b)) {
+            if blocks.contains_key(&(name, b)) {
                 continue;
             }
-            blocks.insert((file, b), Slot::Coming);
+            blocks.insert((name, b), Slot::Coming);
             match runs.last_mut() {
                 Some((first, n)) if *first + *n == b && *n < RUN => *n += 1,
                 _ => runs.push((b, 1)),
@@ -159,8 +228,8 @@ impl BucketFile {
     }
 
     /// A block, fetched by us or whoever has begun to.
-    fn block(&self, at: &At, b: u64) -> io::Result<Arc<Vec<u8>>> {
-        let key = (name_of(at), b);
+    fn block(&self, at: &Arc<At>, b: u64) -> io::Result<Bytes> {
+        let key = (at.name(&self.core.cache.names), b);
         let files = &self.core.files;
         loop {
             {
@@ -182,39 +251,45 @@ impl BucketFile {
                 }
             }
             for (first, n) in self.missing(at, b, b + 1) {
-                self.core.store.wait(self.core.fetch(at, first, n))?;
+                self.core.store.wait(self.core.clone().fetch(at.clone(), first, n))?;
             }
         }
     }
 
     /// Fetches ahead of one who reads on.
-    fn look_ahead(&self, at: &At, offset: u64, end: u64) {
+    fn look_ahead(&self, at: &Arc<At>, offset: u64, end: u64) {
         let o = &self.open;
-        let reads_on = offset.abs_diff(o.next.swap(end, Ordering::Relaxed)) <= BLOCK;
-        let window = if reads_on { (o.window.load(Ordering::Relaxed) * 2).clamp(2, AHEAD) } else { 0 };
-        o.window.store(window, Ordering::Relaxed);
-        let last = at.size.div_ceil(BLOCK);
+        let reads_on = offset.abs_diff(o.next.swap(end, Ordering::Relaxed)) <= NEAR * BLOCK;
+        // All who read share what is kept, with room for what they are at.
+        let most =
+            (KEPT as u64 * 2 / 3 / self.core.files.readers.load(Ordering::Relaxed).max(1)).clamp(2, AHEAD);
+        let window = if reads_on { (o.window.load(Ordering::Relaxed) * 2).clamp(2, most) } else { 0 };
+        self.count_reader(o.window.swap(window, Ordering::Relaxed), window);
         let from = end.div_ceil(BLOCK);
-        let to = (end / BLOCK + window).min(last);
+        let to = (end / BLOCK + window).min(at.blocks());
         // In steps of whole requests, so that the window does not move by single blocks.
-        if window < AHEAD || from.is_multiple_of(RUN) || self.is_missing(at, from) {
-            for (first, n) in self.missing(at, from, to) {
-                let (core, at) = (self.core.clone(), at.clone());
-                self.core.store.runtime.spawn(async move {
-                    if let Err(e) = core.fetch(&at, first, n).await {
-                        log::debug!("{e}");
-                    }
-                });
-            }
+        let step = (window / AT_A_TIME).clamp(1, RUN);
+        if window < most || to.is_multiple_of(step) || to == at.blocks() || self.is_missing(at, from) {
+            self.core.send_for(at, self.missing(at, from, to));
         }
     }
 
+    fn count_reader(&self, before: u64, now: u64) {
+        let readers = &self.core.files.readers;
+        match (before, now) {
+            (0, 1..) => readers.fetch_add(1, Ordering::Relaxed),
+            (1.., 0) => readers.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+
     fn is_missing(&self, at: &At, b: u64) -> bool {
-        b * BLOCK < at.size && !self.core.files.blocks.lock().contains_key(&(name_of(at), b))
+        let name = at.name(&self.core.cache.names);
+        b < at.blocks() && !self.core.files.blocks.lock().contains_key(&(name, b))
     }
 
     /// Where the file is, with its version, which a move may have changed.
-    fn now(&self) -> io::Result<At> {
+    fn now(&self) -> io::Result<Arc<At>> {
         let at = self.open.at.lock().clone();
         if !at.etag.is_empty() {
             return Ok(at);
@@ -223,36 +298,40 @@ impl BucketFile {
         let seen = s.wait(s.head(&at.key))?.ok_or(io::ErrorKind::NotFound)?;
         let mut kept = self.open.at.lock();
         if kept.key == at.key {
-            *kept = At { etag: seen.etag, size: seen.size, ..at };
+            *kept = At::new(at.key.clone(), seen.etag, seen.size);
         }
         Ok(kept.clone())
     }
 
-    fn read_once(&self, at: &At, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_once(&self, at: &Arc<At>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let end = (offset + buf.len() as u64).min(at.size);
         if offset >= end {
             return Ok(0);
         }
         // All that is asked for at once, with what comes after.
-        self.look_ahead(at, offset, end);
         let (from, to) = (offset / BLOCK, end.div_ceil(BLOCK));
-        let runs = if to - from > 1 { self.missing(at, from, to) } else { Vec::new() };
-        for (first, n) in runs {
-            let (core, at) = (self.core.clone(), at.clone());
-            self.core.store.runtime.spawn(async move {
-                if let Err(e) = core.fetch(&at, first, n).await {
-                    log::debug!("{e}");
-                }
-            });
-        }
+        self.core.send_for(at, if to - from > 1 { self.missing(at, from, to) } else { Vec::new() });
+        self.look_ahead(at, offset, end);
         for b in from..to {
             let bytes = self.block(at, b)?;
-            let (start, stop) = ((b * BLOCK).max(offset), ((b + 1) * BLOCK).min(end));
-            let part = bytes.get((start - b * BLOCK) as usize..(stop - b * BLOCK) as usize);
-            let part = part.ok_or(io::ErrorKind::UnexpectedEof)?;
-            buf[(start - offset) as usize..(stop - offset) as usize].copy_from_slice(part);
+            copy_part(&bytes, b, buf, offset, end)?;
         }
         Ok((end - offset) as usize)
+    }
+}
+
+/// Copies what of a block is asked for.
+fn copy_part(block: &[u8], b: u64, buf: &mut [u8], offset: u64, end: u64) -> io::Result<()> {
+    let (start, stop) = ((b * BLOCK).max(offset), ((b + 1) * BLOCK).min(end));
+    let part = block.get((start - b * BLOCK) as usize..(stop - b * BLOCK) as usize);
+    let part = part.ok_or(io::ErrorKind::UnexpectedEof)?;
+    buf[(start - offset) as usize..(stop - offset) as usize].copy_from_slice(part);
+    Ok(())
+}
+
+impl Drop for BucketFile {
+    fn drop(&mut self) {
+        self.count_reader(self.open.window.swap(0, Ordering::Relaxed), 0);
     }
 }
 
@@ -273,6 +352,25 @@ impl BackingFile for BucketFile {
             other => other,
         }
     }
+    fn read_ready(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let at = self.open.at.lock().clone();
+        let (b, end) = (offset / BLOCK, offset + len as u64);
+        if at.etag.is_empty() || len == 0 || end > at.size.min((b + 1) * BLOCK) {
+            return None;
+        }
+        let (files, name) = (&self.core.files, at.name(&self.core.cache.names));
+        let block = match files.blocks.lock().get_mut(&(name, b)) {
+            Some(Slot::Here(bytes, used)) => {
+                *used = files.clock.fetch_add(1, Ordering::Relaxed);
+                bytes.clone()
+            }
+            _ => return None,
+        };
+        let start = (offset - b * BLOCK) as usize;
+        let part = (start + len <= block.len()).then(|| block.slice(start..start + len))?;
+        self.look_ahead(&at, offset, end);
+        Some(part)
+    }
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset).filter(|&o| o < self.open.at.lock().size))
     }
@@ -290,7 +388,7 @@ impl BucketBacking {
         if e.etag.is_empty() {
             return Err(io::Error::other(format!("{path}: it is not in the bucket yet")));
         }
-        let at = At { key: self.store.key(path), etag: e.etag, size: e.size };
+        let at = At::new(self.store.key(path), e.etag, e.size);
         let open = Arc::new(Open { at: Mutex::new(at), next: 0.into(), window: 0.into() });
         self.files.open.lock().entry(m.id).or_default().push(Arc::downgrade(&open));
         Ok(Arc::new(BucketFile { core: self.core(), open }))

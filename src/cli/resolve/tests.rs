@@ -127,6 +127,7 @@ fn bad_values_are_usage_errors_that_name_their_place() {
         ("--threads 0", "--threads: '0' is no number"),
         ("--durability tape", "--durability: 'tape' is none of log, backing"),
         ("--upload-limit x", "--upload-limit: 'x' is no rate"),
+        ("--cache-size 1MiB", "--cache-size: 1MiB is less than the smallest cache, 16MiB; for none give 0"),
         ("-o lgo_size=1G", "-o lgo_size: no such option; did you mean 'log-size'?"),
     ] {
         let (code, line) = b.bad_flags(words);

@@ -23,6 +23,7 @@ const ADDED: &[&str] = &[
     ".transport",
     ".backing_kind",
     ".store_requests",
+    ".read_cache",
     ".writeback.files",
     ".writeback.conflicts",
     ".log.sync_failures",
