@@ -9,7 +9,6 @@ pub mod lease;
 pub mod timed;
 
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
-use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 
@@ -218,10 +217,9 @@ pub trait HeldLease: Send {
 pub trait BackingFile: Send + Sync {
     /// Reads at `offset`; short only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// The bytes at `offset`, if all of them are at hand in memory, without waiting and without a copy; `None`:
-    /// `read_at` has to be asked.
-    fn read_ready(&self, _offset: u64, _len: usize) -> Option<Bytes> {
-        None
+    /// Fills `buf` with what is at hand in memory, without waiting; false: `read_at` has to be asked.
+    fn read_ready(&self, _buf: &mut [u8], _offset: u64) -> bool {
+        false
     }
     /// Next data at or after `offset`: `Ok(None)` when only a hole is left.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;

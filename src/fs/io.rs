@@ -92,13 +92,6 @@ impl Fs {
         self.volume.read(&cell, offset, len)
     }
 
-    /// As `read`, without a copy where that can be had.
-    pub fn read_shared(&self, ino: InodeId, offset: u64, len: usize) -> Result<bytes::Bytes> {
-        let cell = self.cell(ino)?;
-        is_file(&cell)?;
-        self.volume.read_shared(&cell, offset, len)
-    }
-
     /// Writes `data[*done..]` at `offset + *done`, counting `done` up, so that a second run of a write
     /// that had to wait goes on where the first stopped. Returns how much of `data` is written: less than
     /// all of it at the size of the largest file.

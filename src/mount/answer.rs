@@ -46,7 +46,7 @@ pub struct Entry(pub Option<Located>);
 
 pub struct Attributes(pub Located);
 
-pub struct Bytes(pub bytes::Bytes);
+pub struct Bytes(pub Vec<u8>);
 
 pub struct Written(pub u32);
 

@@ -113,7 +113,7 @@ impl Ops {
     }
 
     pub fn readlink(&self, ino: InodeId, reply: impl Reply<Bytes>) {
-        self.run(move |fs| fs.readlink(ino).map(|t| Bytes(t.into())), |r| reply.done(r));
+        self.run(move |fs| fs.readlink(ino).map(Bytes), |r| reply.done(r));
     }
 
     pub fn make(&self, by: Caller, parent: InodeId, name: Vec<u8>, new: OwnedNew, reply: impl Reply<Entry>) {
@@ -190,7 +190,7 @@ impl Ops {
         let fs = self.fs.clone();
         let start = fs.volume.clock.monotonic_ns();
         self.run(
-            move |fs| fs.read_shared(ino, offset, size as usize),
+            move |fs| fs.read(ino, offset, size as usize),
             move |r| {
                 let bytes = r.as_ref().map_or(0, |v| v.len() as u64);
                 fs.meter.note(Verb::Read, bytes, fs.volume.clock.monotonic_ns() - start);

@@ -6,7 +6,6 @@ use super::table::Cell;
 use crate::backing::BackingFile;
 use crate::extents::{Piece, Source};
 use crate::types::{ByteRange, SegmentId};
-use bytes::Bytes;
 use crossbeam_epoch as epoch;
 use std::io;
 use std::sync::Arc;
@@ -38,7 +37,7 @@ impl Volume {
             }
         }
         drop(guard);
-        if !base.is_empty() {
+        if !base.is_empty() && !self.base_ready(cell, &base, offset, &mut buf) {
             let file = self.base_file(cell)?;
             for (at, p) in base {
                 let out = &mut buf[at..at + p.range.len() as usize];
@@ -48,21 +47,14 @@ impl Volume {
         Ok(buf)
     }
 
-    /// As `read`, without a copy and without waiting where all is the backing's and at hand there.
-    pub fn read_shared(&self, cell: &Arc<Cell>, offset: u64, len: usize) -> Result<Bytes> {
-        let all_there = {
-            let i = cell.read();
-            let end = i.node.attr.size.min(offset.saturating_add(len as u64));
-            let range = ByteRange { start: offset, end };
-            offset < end
-                && matches!(&i.map.plan(range, i.node.base_end)[..], [p] if p.source.is_none() && p.range == range)
-                && range.len() == len as u64
-        };
-        let file = if all_there { cell.file.lock().clone() } else { None };
-        match file.and_then(|f| f.read_ready(offset, len)) {
-            Some(bytes) => Ok(bytes),
-            None => self.read(cell, offset, len).map(Into::into),
+    /// Reads what the backing's open file has at hand, where this thread may not wait for it. False: not all of it.
+    fn base_ready(&self, cell: &Cell, base: &[(usize, Piece)], offset: u64, buf: &mut [u8]) -> bool {
+        if self.may_ask_backing().is_ok() {
+            return false;
         }
+        let Some(file) = cell.file.lock().clone() else { return false };
+        base.iter()
+            .all(|(at, p)| file.read_ready(&mut buf[*at..*at + p.range.len() as usize], offset + *at as u64))
     }
 
     fn read_log(&self, segment: SegmentId, at: u32, out: &mut [u8]) -> Result<()> {

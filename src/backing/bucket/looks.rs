@@ -218,7 +218,9 @@ impl BucketBacking {
         }
         let bytes = self.store.wait(self.store.get(&key, etag, None))?;
         if kept && bytes.len() as u64 == e.size {
-            self.cache.put(block, &bytes.clone().into());
+            let bytes = Arc::new(bytes);
+            self.cache.put(block, &bytes);
+            return Ok(Arc::unwrap_or_clone(bytes));
         }
         Ok(bytes)
     }

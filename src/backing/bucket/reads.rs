@@ -5,7 +5,6 @@ use super::cache::Names;
 use super::{BucketBacking, Core};
 use crate::backing::BackingFile;
 use crate::types::Kind;
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
@@ -64,7 +63,7 @@ struct Open {
 
 enum Slot {
     Coming,
-    Here(Bytes, u64),
+    Here(Arc<Vec<u8>>, u64),
 }
 
 /// All open files and the blocks of them.
@@ -120,7 +119,7 @@ impl Files {
         }
     }
 
-    fn land(&self, block: (u128, u64), bytes: Bytes) {
+    fn land(&self, block: (u128, u64), bytes: Arc<Vec<u8>>) {
         let mut blocks = self.blocks.lock();
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
         blocks.insert(block, Slot::Here(bytes, now));
@@ -171,7 +170,7 @@ impl Core {
             let to = (b + 1..end).find(cached).unwrap_or(end);
             self.cache.missed(to - b);
             let land = |i: u64, bytes: Vec<u8>| {
-                let bytes = Bytes::from(bytes);
+                let bytes = Arc::new(bytes);
                 self.cache.put(self.cache.names.block(name, b + i), &bytes);
                 self.files.land((name, b + i), bytes);
             };
@@ -190,7 +189,7 @@ impl Core {
         let core = self.clone();
         let found = self.store.runtime.spawn_blocking(move || {
             let bytes = core.cache.get(block).filter(|c| c.len() as u64 == end - start)?;
-            core.files.land((name, b), Bytes::from(bytes));
+            core.files.land((name, b), Arc::new(bytes));
             Some(())
         });
         matches!(found.await, Ok(Some(())))
@@ -228,7 +227,7 @@ impl BucketFile {
     }
 
     /// A block, fetched by us or whoever has begun to.
-    fn block(&self, at: &Arc<At>, b: u64) -> io::Result<Bytes> {
+    fn block(&self, at: &Arc<At>, b: u64) -> io::Result<Arc<Vec<u8>>> {
         let key = (at.name(&self.core.cache.names), b);
         let files = &self.core.files;
         loop {
@@ -352,24 +351,27 @@ impl BackingFile for BucketFile {
             other => other,
         }
     }
-    fn read_ready(&self, offset: u64, len: usize) -> Option<Bytes> {
+    fn read_ready(&self, buf: &mut [u8], offset: u64) -> bool {
         let at = self.open.at.lock().clone();
-        let (b, end) = (offset / BLOCK, offset + len as u64);
-        if at.etag.is_empty() || len == 0 || end > at.size.min((b + 1) * BLOCK) {
-            return None;
+        let end = offset + buf.len() as u64;
+        if at.etag.is_empty() || buf.is_empty() || end > at.size {
+            return false;
         }
         let (files, name) = (&self.core.files, at.name(&self.core.cache.names));
-        let block = match files.blocks.lock().get_mut(&(name, b)) {
-            Some(Slot::Here(bytes, used)) => {
-                *used = files.clock.fetch_add(1, Ordering::Relaxed);
-                bytes.clone()
-            }
-            _ => return None,
+        let here = {
+            let mut blocks = files.blocks.lock();
+            let mut one = |b: u64| match blocks.get_mut(&(name, b)) {
+                Some(Slot::Here(bytes, used)) => {
+                    *used = files.clock.fetch_add(1, Ordering::Relaxed);
+                    Some((b, bytes.clone()))
+                }
+                _ => None,
+            };
+            (offset / BLOCK..end.div_ceil(BLOCK)).map(&mut one).collect::<Option<Vec<_>>>()
         };
-        let start = (offset - b * BLOCK) as usize;
-        let part = (start + len <= block.len()).then(|| block.slice(start..start + len))?;
+        let Some(here) = here else { return false };
         self.look_ahead(&at, offset, end);
-        Some(part)
+        here.iter().all(|(b, bytes)| copy_part(bytes, *b, buf, offset, end).is_ok())
     }
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset).filter(|&o| o < self.open.at.lock().size))

@@ -210,13 +210,13 @@ impl Files {
                 self.make_room(limit, true)?;
             }
         };
-        let crc = format::content_crc(name, content);
-        let header = format::header(number, name, content, crc);
+        let header = format::header(number, name, content);
         if let Err(e) = file.write_all_at(&[&header, content], at) {
             // Half a record may be there, and none can follow it.
             self.close_all();
             return Err(e);
         }
+        let crc = format::content_crc(name, content);
         let spot = Spot { name, at: at as u32 + HEADER as u32, len: content.len() as u32, crc };
         let mut s = self.state.lock();
         s.bytes += need;

@@ -32,14 +32,14 @@ pub fn content_crc(name: u128, content: &[u8]) -> u32 {
     crc_more(crc(&name.to_le_bytes()), content)
 }
 
-/// Header of a record in the file with this number, with the checksum of its content.
-pub fn header(file: u64, name: u128, content: &[u8], sum: u32) -> [u8; HEADER] {
+/// Header of a record in the file with this number.
+pub fn header(file: u64, name: u128, content: &[u8]) -> [u8; HEADER] {
     let mut rest = Vec::with_capacity(HEADER);
     let mut w = Writer(&mut rest);
     w.u64(file);
     w.0.extend_from_slice(&name.to_le_bytes());
     w.u32(content.len() as u32);
-    w.u32(sum);
+    w.u32(content_crc(name, content));
     let mut out = [0; HEADER];
     out[..4].copy_from_slice(&RECORD.to_le_bytes());
     out[4..8].copy_from_slice(&crc(&rest).to_le_bytes());
@@ -114,8 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let name = 1 << 100 | 5;
-        let h = header(7, name, b"content", content_crc(name, b"content"));
+        let h = header(7, 1 << 100 | 5, b"content");
         let s = read_header(7, 100, &h).unwrap();
         assert_eq!((s.name, s.at, s.len), (1 << 100 | 5, 140, 7));
         assert_eq!(s.crc, content_crc(s.name, b"content"));
@@ -132,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_is_seen() {
-        let h = header(7, 3, b"content", content_crc(3, b"content"));
+        let h = header(7, 3, b"content");
         let t = table(9, &[read_header(7, 0, &h).unwrap()]);
         let tail: [u8; TAIL] = t[LINE..].try_into().unwrap();
         for bit in 0..HEADER * 8 {

@@ -12,7 +12,6 @@ use crate::format::checksum::crc;
 use crate::sys::disk::{Disk, RealDisk};
 use crate::sys::files::{create_dir_private, random_u128};
 use crate::sys::worker::{Bell, Worker};
-use bytes::Bytes;
 use files::Files;
 use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -25,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Contents that wait to be written; more are not kept.
-const QUEUE_MAX: usize = 192;
+const QUEUE_MAX: usize = 128;
 /// How often it is looked whether the device runs short.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -83,7 +82,7 @@ impl Names {
 
 struct Inner {
     files: Files,
-    queue: Mutex<VecDeque<(u128, Bytes)>>,
+    queue: Mutex<VecDeque<(u128, Arc<Vec<u8>>)>>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -175,7 +174,7 @@ impl Cache {
     }
 
     /// Keeps a content, soon, if it can.
-    pub fn put(&self, name: u128, content: &Bytes) {
+    pub fn put(&self, name: u128, content: &Arc<Vec<u8>>) {
         let Some(on) = &self.on else { return };
         {
             let mut queue = on.inner.queue.lock();
@@ -203,7 +202,7 @@ impl Cache {
         }
         let name = self.names.said(self.names.object(key, etag, size), modified);
         if let Some(bytes) = said::write(meta).filter(|_| !self.has(name)) {
-            self.put(name, &Bytes::from(bytes));
+            self.put(name, &Arc::new(bytes));
         }
     }
 
