@@ -63,7 +63,7 @@ impl BlockDevice {
             // SAFETY: takes a descriptor, open for the call, and no memory.
             let n = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
             if n < 0 {
-                return Err(io::Error::last_os_error());
+                return Err(at("/dev/loop-control", io::Error::last_os_error()));
             }
             let path = format!("/dev/loop{n}");
             let fd = open(&path)?;
@@ -84,7 +84,7 @@ impl BlockDevice {
                 0 => return Ok(BlockDevice { fd, path }),
                 _ => match io::Error::last_os_error() {
                     e if e.raw_os_error() == Some(libc::EBUSY) => {}
-                    e => return Err(e),
+                    e => return Err(at(&path, e)),
                 },
             }
         }
@@ -103,8 +103,11 @@ impl BlockDevice {
 }
 
 fn open(path: &str) -> io::Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| io::Error::new(e.kind(), format!("{path}: {}", io::Error::from(e))))
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| at(path, e.into()))
+}
+
+fn at(path: &str, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{path}: {e}"))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ const ADDED: &[&str] = &[
     ".reason",
     ".open_handles",
     ".transport",
+    ".umount_waits",
     ".backing_kind",
     ".store_requests",
     ".read_cache",
