@@ -2,6 +2,7 @@
 //! whoever is given them.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -175,6 +176,8 @@ pub struct Config {
     pub threads: usize,
     pub transport: Transport,
     pub idle: Idle,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// Where the background gateway logs.
     pub log_file: PathBuf,
     /// Most bytes of the read cache beside the log; none: a share of the free space; 0: no cache.

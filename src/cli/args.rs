@@ -1,6 +1,8 @@
 //! The command line, raw: `resolve` gives it meaning.
 
 use super::options::{KEYS, Settings};
+use super::report::ReportArgs;
+use super::top::TopArgs;
 use super::units;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -47,8 +49,10 @@ pub enum Verb {
     Flush(FlushArgs),
     /// Show what a gateway is doing
     Status(StatusArgs),
-    /// Show it live, each second
+    /// Show it live: forecast and writes, clients, backlog
     Top(TopArgs),
+    /// Plot a mount's last hours, a kept history or a trace in a page for a browser
+    Report(ReportArgs),
     /// Check a log offline; never changes it
     Fsck(FsckArgs),
     /// Print a log's records as JSON lines
@@ -131,8 +135,8 @@ pub struct MountArgs {
     /// Idle CPUs while programs ask a lot: poll (root; none must be woken), halt, or auto (poll with at most 4) [default: auto]
     #[arg(long, value_name = "HOW")]
     pub idle: Option<String>,
-    /// Serve metrics there
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Serve metrics for Prometheus there; a PORT alone is of 127.0.0.1
+    #[arg(long, value_name = "[ADDR:]PORT")]
     pub metrics: Option<String>,
     /// Read settings from a TOML file
     #[arg(long, value_name = "FILE")]
@@ -249,15 +253,6 @@ pub struct StatusArgs {
     /// One line of JSON, version 1
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct TopArgs {
-    /// Where it is mounted
-    pub mountpoint: PathBuf,
-    /// One view, then exit
-    #[arg(long)]
-    pub once: bool,
 }
 
 #[derive(Debug, Args)]
@@ -441,10 +436,10 @@ mod tests {
     fn the_command_line_is_sound_and_names_only_what_is_there() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for verb in "mount umount flush status top fsck dump trace completions man".split(' ') {
+        for verb in "mount umount flush status top report fsck dump trace completions man".split(' ') {
             assert!(help.contains(&format!("  {verb} ")), "{verb}");
         }
-        for verb in "report set queue versions undo".split(' ') {
+        for verb in "set queue versions undo".split(' ') {
             assert!(!help.contains(&format!("\n  {verb} ")), "{verb}");
         }
     }

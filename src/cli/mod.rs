@@ -13,6 +13,7 @@ mod mount;
 mod options;
 mod output;
 mod progress;
+mod report;
 mod resolve;
 mod status;
 mod top;
@@ -54,6 +55,7 @@ fn run(verb: Verb, argv: &[OsString], engine: &dyn Engine) -> Verdict {
         Verb::Flush(args) => flush::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Top(args) => top::run(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::Fsck(args) => fsck::run(&args, engine),
         Verb::Dump(args) => dump::run(&args, engine),
         Verb::Trace(args) => trace::run(&args, engine),

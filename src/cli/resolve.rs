@@ -9,6 +9,7 @@ use crate::backing::bucket::CACHE_MIN;
 use crate::config::{Config, Durability, Idle, MountFlags, Place, Predict, Transport, WaitUmount};
 use crate::control::{Abilities, Verdict};
 use crate::sys::{paths, peercred};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,6 +121,7 @@ pub fn resolve(
         threads,
         transport: choices.transport,
         idle: choices.idle,
+        metrics: choices.metrics,
         log_file,
         cache_bytes: choices.cache_bytes,
         read_only: switches.1,
@@ -176,6 +178,7 @@ struct Choices {
     wait_umount: WaitUmount,
     transport: Transport,
     idle: Idle,
+    metrics: Option<SocketAddr>,
 }
 
 /// Segment sizes, each a power of two, in order.
@@ -325,6 +328,7 @@ impl Reader<'_> {
             durability,
             wait_umount,
             transport,
+            metrics: self.parsed("metrics", units::listener)?,
             idle: self.choice("idle", &[("auto", Idle::Auto), ("poll", Idle::Poll), ("halt", Idle::Halt)])?,
         })
     }

@@ -1,6 +1,7 @@
 //! Amounts as people write them: SIZE `4MiB`, `4M`, `4194304`; DURATION `300ms`, `5s`, `5m`, `2h`; RATE a
 //! SIZE a second. Multiples are binary.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Longest span taken: a year. Deadlines are added to clocks and must not overflow.
@@ -95,6 +96,23 @@ pub fn rate(text: &str) -> Result<Option<u64>, String> {
     Ok((n > 0).then_some(n))
 }
 
+/// Where to listen: `ADDR:PORT`, `[ADDR6]:PORT`, or `:PORT` and `PORT`, which are of 127.0.0.1.
+pub fn listener(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let named = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    match (named, text.parse()) {
+        (Some(port), _) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        (None, Ok(address)) => Ok(address),
+        (None, Err(_)) => {
+            Err(format!("'{text}' is no place to listen at; write 9469, 127.0.0.1:9469 or [::1]:9469"))
+        }
+    }
+}
+
 /// Yes or no.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
@@ -157,6 +175,22 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(duration("5").unwrap_err().contains("5s"));
+    }
+
+    #[test]
+    fn listeners_are_of_this_machine_unless_said_otherwise() {
+        for (text, want) in [
+            ("9469", "127.0.0.1:9469"),
+            (":9469", "127.0.0.1:9469"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::1]:0", "[::1]:0"),
+        ] {
+            assert_eq!(listener(text).map(|a| a.to_string()), Ok(want.into()));
+        }
+        for bad in ["", ":", "host:1", "1.2.3.4", "65536", "::1:80:", "1.2.3.4:x"] {
+            assert!(listener(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

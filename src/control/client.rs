@@ -3,6 +3,7 @@
 use super::codec::{CodecError, receive, send};
 use super::locate::Located;
 use super::protocol::{Progress, Reply, Request, SampleBatch};
+use super::series::SeriesPart;
 use crate::sys::clock::{Clock, RealClock};
 use crate::sys::peercred::{Watched, peer};
 use std::io::{self, Read};
@@ -73,7 +74,7 @@ impl Connection {
             self.stream.set_read_timeout(left).map_err(|e| e.to_string())?;
             match receive(&mut self.stream).map_err(explain)? {
                 Reply::Progress(p) => progress(p),
-                Reply::Samples(_) => {}
+                Reply::Samples(_) | Reply::Series(_) => {}
                 last => return Ok(last),
             }
         }
@@ -93,8 +94,26 @@ impl Connection {
                         return Ok(None);
                     }
                 }
-                Reply::Progress(_) => {}
+                Reply::Progress(_) | Reply::Series(_) => {}
                 last => return Ok(Some(last)),
+            }
+        }
+    }
+
+    /// What the gateway noted of each second, or minute, after that number.
+    ///
+    /// # Errors
+    /// One line, as for `call`.
+    pub fn series(&mut self, minutes: bool, after: u64) -> Result<SeriesPart, String> {
+        self.stream.set_read_timeout(Some(SILENCE_MAX)).map_err(|e| e.to_string())?;
+        send(&mut self.stream, &Request::Series { minutes, after }).map_err(explain)?;
+        let mut all = SeriesPart::default();
+        loop {
+            match receive(&mut self.stream).map_err(explain)? {
+                Reply::Series(part) => all.append(part),
+                Reply::Refused { message, .. } => return Err(message),
+                Reply::Done { .. } => return Ok(all),
+                _ => {}
             }
         }
     }

@@ -4,9 +4,12 @@
 pub mod client;
 pub mod codec;
 pub mod engine;
+pub mod exporter;
 pub mod locate;
+pub mod metrics;
 pub mod protocol;
 pub mod render;
+pub mod series;
 pub mod server;
 pub mod status;
 

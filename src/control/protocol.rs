@@ -1,5 +1,6 @@
-//! The messages: one request a connection, then any number of `Progress` or `Samples` and exactly one other reply.
+//! The messages: one request a connection, then any number of `Progress`, `Samples` or `Series` and exactly one other reply.
 
+use super::series::SeriesPart;
 use super::status::Status;
 use crate::history::Sample;
 use crate::types::{ClientId, How, InodeId, ProgramId};
@@ -23,6 +24,11 @@ pub enum Request {
     },
     /// Samples of the history as they come, until the client leaves or the gateway ends.
     Record,
+    /// What was noted of each second, or minute, after that number; 0: all that is kept.
+    Series {
+        minutes: bool,
+        after: u64,
+    },
 }
 
 /// Samples on their way to a recorder: time in ns, client, program, bytes, inode, how.
@@ -75,6 +81,7 @@ pub enum Reply {
         leaving: bool,
     },
     Samples(SampleBatch),
+    Series(SeriesPart),
 }
 
 /// How a verb ended: its exit code (0 done, 1 usage, 2 refused or failed, 3 bytes remain in the log) and
@@ -119,6 +126,7 @@ mod tests {
             Reply::Progress(progress),
             Reply::Progress(Progress { eta_seconds: Some(0.5), ..progress }),
             Reply::Status(Box::default()),
+            Reply::Series(SeriesPart::default()),
             Reply::Samples(SampleBatch { rows: vec![(1, 2, 3, 4, 5, 6)], lost: 7 }),
             Reply::Done { message: "ok".into(), leaving: true },
             Reply::Refused { code: 3, message: String::new(), leaving: false },

@@ -38,7 +38,8 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-fn micros(us: u64) -> String {
+/// Microseconds as `12 us`, `12.5 ms`, `12 s`.
+pub fn micros(us: u64) -> String {
     match us {
         0..=9_999 => format!("{us} us"),
         10_000..=9_999_999 => format!("{:.1} ms", us as f64 / 1e3),
@@ -195,7 +196,7 @@ fn clients(out: &mut String, s: &Status) -> std::fmt::Result {
 }
 
 /// Names of programs and paths may hold anything, escape sequences too.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -3,6 +3,7 @@
 use super::codec::{CodecError, receive, send};
 use super::locate::{Note, Place, make_place};
 use super::protocol::{Progress, Reply, Request, SampleBatch, Verdict};
+use super::series::SeriesPart;
 use super::status::Status;
 use crate::sys::{peercred, worker};
 use parking_lot::{Condvar, Mutex};
@@ -42,6 +43,9 @@ pub trait ControlTarget: Send + Sync {
 
     /// Gives the samples of the history to `each` as they come, until that says false or the gateway ends.
     fn record(&self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Verdict;
+
+    /// What was noted of each second, or minute, after that number, oldest first, in parts that fit a frame.
+    fn series(&self, minutes: bool, after: u64) -> Vec<SeriesPart>;
 
     /// After an `umount` that did not return 0: whether the process ends at once all the same.
     fn leaving(&self) -> bool {
@@ -237,6 +241,12 @@ fn converse(stream: &mut UnixStream, seat: &mut Seat) -> Result<bool, CodecError
                 }
             });
             send(stream, &done(verdict, false))?;
+        }
+        Request::Series { minutes, after } => {
+            for part in target.series(minutes, after) {
+                send(stream, &Reply::Series(part))?;
+            }
+            send(stream, &done(Verdict::done(""), false))?;
         }
         Request::Umount { timeout_ms, no_wait } => {
             log::info!("asked to unmount by pid {}, uid {}", peer.pid, peer.uid);

@@ -60,6 +60,8 @@ pub struct Status {
     pub transport: String,
     /// A umount(2) by anybody waits for the drain, and sync(2) for the log.
     pub umount_waits: bool,
+    /// Where metrics are served, `address:port`.
+    pub metrics: Option<String>,
     pub open_handles: u64,
     pub requests: Requests,
     pub log: Log,
@@ -144,6 +146,12 @@ pub struct Writeback {
     pub errors: u64,
     /// Files that something else changed in the backing while they were changed here.
     pub conflicts: u64,
+    /// Closes of files that had been written: what a store at each close would have brought.
+    pub closes_after_write: u64,
+    /// Contents of files brought to the backing, whole or as an update in place.
+    pub contents_stored: u64,
+    /// Of those closes, how many needed no store of their own.
+    pub uploads_saved: u64,
     pub last_error: Option<String>,
 }
 
@@ -159,6 +167,9 @@ pub struct Prediction {
     pub expected_requests: f64,
     pub expected_request_bytes: f64,
     pub expected_bytes: f64,
+    /// What is made ready for: the .95 and .99 quantiles of the horizon's bytes, no more than is worth waiting for.
+    pub q95_bytes: f64,
+    pub q99_bytes: f64,
     pub actual_requests: u64,
     pub actual_bytes: u64,
     pub reserve_hits: u64,
@@ -185,6 +196,10 @@ pub struct Client {
     /// Of all dirty bytes, 0 to 1.
     pub share: f64,
     pub throttled_seconds: f64,
+    /// Service time of its writes, within a fifth.
+    pub p99_us: u64,
+    /// The process is no more.
+    pub ended: bool,
 }
 
 impl Default for Status {
@@ -203,6 +218,7 @@ impl Default for Status {
             uptime_seconds: 0.0,
             transport: String::new(),
             umount_waits: false,
+            metrics: None,
             open_handles: 0,
             requests: Requests::default(),
             log: Log::default(),
@@ -240,6 +256,8 @@ impl Status {
             &mut p.expected_requests,
             &mut p.expected_request_bytes,
             &mut p.expected_bytes,
+            &mut p.q95_bytes,
+            &mut p.q99_bytes,
         ] {
             finite(x);
         }

@@ -1,5 +1,6 @@
 //! The clients: processes that wrote, found by `(tgid, start time)`, and what they did.
 
+use super::meter::Latency;
 use crate::types::{ClientId, ProgramId};
 use crate::wal::ClientSlot;
 use dashmap::DashMap;
@@ -19,6 +20,8 @@ pub struct Client {
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
     pub throttled_ns: AtomicU64,
+    /// Of its writes.
+    pub latency: Latency,
     pub gone: AtomicBool,
 }
 
@@ -53,6 +56,7 @@ impl Client {
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             throttled_ns: AtomicU64::new(0),
+            latency: Latency::default(),
             gone: AtomicBool::new(false),
         }
     }

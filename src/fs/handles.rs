@@ -4,7 +4,7 @@ use super::Client;
 use crate::volume::{Cell, Error, Result};
 use dashmap::DashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// An open file.
 pub struct Handle {
@@ -14,6 +14,8 @@ pub struct Handle {
     /// Each write returns only when durable (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
     pub writes: bool,
+    /// Something was written through it.
+    pub wrote: AtomicBool,
 }
 
 /// All open handles.

@@ -7,7 +7,7 @@ use crate::types::{How, InodeId, Kind, Lsn};
 use crate::volume::{Cell, Data, Error, Locked, Result};
 use crate::wal::{Class, SyncFailed};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +62,13 @@ impl Fs {
     }
 
     fn open_cell(&self, who: &Who, cell: Arc<Cell>, how: OpenHow) -> u64 {
-        self.handles.open(Handle { cell, opener: who.client.clone(), sync: how.sync, writes: how.writes })
+        self.handles.open(Handle {
+            cell,
+            opener: who.client.clone(),
+            sync: how.sync,
+            writes: how.writes,
+            wrote: AtomicBool::new(false),
+        })
     }
 
     /// The handle of a number.
@@ -72,9 +78,9 @@ impl Fs {
 
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
-        if let Some(h) = self.handles.close(fh)
-            && h.cell.opens.load(Ordering::Acquire) == 0
-        {
+        let Some(h) = self.handles.close(fh) else { return };
+        self.closes_after_write.fetch_add(h.wrote.load(Ordering::Relaxed) as u64, Ordering::Relaxed);
+        if h.cell.opens.load(Ordering::Acquire) == 0 {
             *h.cell.file.lock() = None;
             self.volume.evict(&h.cell);
         }

@@ -36,6 +36,7 @@ use crate::history::{History, Sample};
 use crate::sys::patience;
 use crate::types::{Attr, How, InodeId, Kind, Name};
 use crate::volume::{Cell, Error, Result, Volume, valid_name, without_suid};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 /// How long a sync waits for a store to say whose it is.
@@ -83,6 +84,8 @@ pub struct Fs {
     listings: watch::Listings,
     watch: watch::Watch,
     pub meter: meter::Meter,
+    /// Closes of handles through which something was written.
+    pub closes_after_write: AtomicU64,
 }
 
 impl Fs {
@@ -99,6 +102,7 @@ impl Fs {
             listings: watch::Listings::default(),
             watch: watch::Watch::default(),
             meter: meter::Meter::default(),
+            closes_after_write: AtomicU64::new(0),
         }
     }
 

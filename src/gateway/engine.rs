@@ -15,7 +15,7 @@ impl Engine for ForelogEngine {
         Abilities {
             uring: true,
             wait_umount: true,
-            metrics: false,
+            metrics: true,
             takeover: true,
             bucket: true,
             durability_backing: false,

@@ -11,6 +11,7 @@ mod plan;
 mod recorder;
 mod replayed;
 mod report;
+mod series;
 mod target;
 mod workers;
 
@@ -19,6 +20,8 @@ pub use engine::ForelogEngine;
 use crate::backing::HeldLease;
 use crate::config::{Config, Place, Transport};
 use crate::control::Verdict;
+use crate::control::exporter::Exporter;
+use crate::control::series::Series;
 use crate::fs::Fs;
 use crate::history::Programs;
 use crate::mount::{Callers, Served};
@@ -29,6 +32,7 @@ use crate::volume::Volume;
 use crate::writeback::{Retry, Shared};
 use parking_lot::{Condvar, Mutex};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -69,6 +73,10 @@ pub struct Gateway {
     pub writeback: Arc<Shared>,
     pub prediction: Mutex<plan::Seen>,
     pub recorders: recorder::Recorders,
+    series: Mutex<Series>,
+    by_program: Mutex<series::ByProgram>,
+    /// Where metrics are served.
+    metrics: OnceLock<SocketAddr>,
     started_ns: u64,
     rate: AtomicU64,
     mending: Mutex<Mending>,
@@ -120,6 +128,12 @@ impl Gateway {
     fn served_by(&self, transport: Transport) {
         if self.transport.set(transport).is_err() {
             log::debug!("mounted before");
+        }
+    }
+
+    fn metrics_at(&self, address: SocketAddr) {
+        if self.metrics.set(address).is_err() {
+            log::debug!("metrics are served already");
         }
     }
 
@@ -235,11 +249,23 @@ impl Gateway {
 
 /// Runs a gateway to its end.
 fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
+    // Before anything is opened: a port that is taken costs nothing.
+    let listener = config.metrics.map(Exporter::bind).transpose()?;
     let opened = open::open(&config)?;
     let locks: Vec<LockFile> = opened.locks;
     let gateway = opened.gateway;
     let workers = workers::start(&gateway).map_err(|e| format!("starting threads failed: {e}"))?;
+    let exporter = listener.map(|l| {
+        let weak = Arc::downgrade(&gateway);
+        l.start(move || weak.upgrade().map(|g| g.scrape().text()))
+    });
+    let exporter = exporter.transpose().map_err(|e| format!("starting the metrics thread failed: {e}"))?;
+    if let Some(e) = &exporter {
+        log::info!("metrics at http://{}/metrics", e.address);
+        gateway.metrics_at(e.address);
+    }
     let outcome = serve(&gateway, ready);
+    drop(exporter);
     workers.stop();
     // Whoever unmounted may mount again at once.
     drop(locks);

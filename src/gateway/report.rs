@@ -11,6 +11,11 @@ use std::sync::atomic::Ordering;
 impl Gateway {
     /// What `forelog status` shows.
     pub fn status(&self) -> Status {
+        Status { clients: self.clients_status(), ..self.status_without_clients() }
+    }
+
+    /// The same but for the clients, of which there may be many.
+    pub fn status_without_clients(&self) -> Status {
         let now = self.volume.clock.monotonic_ns();
         let (state, reason) = self.state();
         Status {
@@ -29,6 +34,7 @@ impl Gateway {
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
             transport: self.transport.get().map_or("", |t| t.name()).into(),
             umount_waits: self.holds_umount(),
+            metrics: self.metrics.get().map(ToString::to_string),
             open_handles: self.fs.open_handles() as u64,
             requests: status::Requests {
                 write: self.timing(Verb::Write),
@@ -38,7 +44,6 @@ impl Gateway {
             log: self.log_status(),
             writeback: self.writeback_status(),
             prediction: self.prediction_status(),
-            clients: self.clients_status(),
             ..Status::default()
         }
     }
@@ -122,6 +127,9 @@ impl Gateway {
         let w = &self.writeback;
         let backlog = self.volume.dirty_bytes();
         let rate = self.rate.load(Ordering::Relaxed);
+        let closes = self.fs.closes_after_write.load(Ordering::Relaxed);
+        let contents = w.contents.load(Ordering::Relaxed);
+        let waiting = self.volume.dirty.len() as u64;
         let eta = match (backlog, rate) {
             (0, _) => Some(0.0),
             (_, 0) => None,
@@ -129,7 +137,7 @@ impl Gateway {
         };
         status::Writeback {
             backlog_bytes: backlog,
-            files: self.volume.dirty.len() as u64,
+            files: waiting,
             bytes_per_second: rate,
             eta_seconds: eta,
             stored_bytes: self.volume.stored_bytes.load(Ordering::Relaxed),
@@ -138,6 +146,9 @@ impl Gateway {
             retries: w.retries.load(Ordering::Relaxed),
             errors: w.errors.load(Ordering::Relaxed),
             conflicts: w.conflicts.load(Ordering::Relaxed),
+            closes_after_write: closes,
+            contents_stored: contents,
+            uploads_saved: closes.saturating_sub(contents + waiting),
             last_error: w.last_error.lock().clone(),
         }
     }
@@ -155,6 +166,8 @@ impl Gateway {
             expected_requests: f.expected_requests,
             expected_request_bytes: f.expected_request_bytes,
             expected_bytes: f.expected_bytes,
+            q95_bytes: f.total.q95.min(f.credible_bytes as f64),
+            q99_bytes: f.total.q99.min(f.credible_bytes as f64),
             actual_requests: f.actual_requests,
             actual_bytes: f.actual_bytes,
             reserve_hits: pool.hits.load(Ordering::Relaxed),
@@ -197,6 +210,8 @@ impl Gateway {
                     expected_bytes: expected.get(&c.slot.id).copied().unwrap_or(0.0),
                     share: if total > 0 { mine as f64 / total as f64 } else { 0.0 },
                     throttled_seconds: c.throttled_ns.load(Ordering::Relaxed) as f64 / 1e9,
+                    p99_us: c.latency.quantile_us(0.99),
+                    ended: c.gone.load(Ordering::Acquire),
                 }
             })
             .collect()

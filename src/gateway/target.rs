@@ -1,6 +1,7 @@
 //! What the control channel asks of the gateway.
 
 use super::{Ending, Gateway, still_mounted};
+use crate::control::series::SeriesPart;
 use crate::control::{ControlTarget, Progress, SampleBatch, Status, Verdict};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -127,6 +128,10 @@ impl ControlTarget for Target {
     fn record(&self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Verdict {
         let Some(g) = self.gateway.upgrade() else { return gone() };
         g.recorders.record(&g.fs.history, &|| g.life.0.lock().ending.is_some(), each)
+    }
+
+    fn series(&self, minutes: bool, after: u64) -> Vec<SeriesPart> {
+        self.gateway.upgrade().map_or_else(Vec::new, |g| g.series(minutes, after))
     }
 
     fn leaving(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::plan::Planner;
+use super::series::Sampler;
 use crate::sys::limits::short_turns;
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::writeback::Writeback;
@@ -72,7 +73,9 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
         let g = g.clone();
         Worker::every("mender", Duration::from_millis(50), Bell::new(), move || mend(&g))?
     };
-    let others = vec![predictor, commit, tick, reaper, namer, mender];
+    let mut sampler = Sampler::new(g);
+    let sampler = Worker::every("series", Duration::from_secs(1), Bell::new(), move || sampler.step())?;
+    let others = vec![predictor, commit, tick, reaper, namer, mender, sampler];
     Ok(Workers { gateway: g.clone(), committers, writeback, others })
 }
 

@@ -10,6 +10,7 @@ use crate::sys::pool::Pool;
 use crate::types::{InodeId, Kind};
 use crate::volume::{Error, Result};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Who asks, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -414,7 +415,12 @@ fn written(fs: &Fs, who: &Who, h: &Handle, start: u64, r: Result<usize>, reply: 
         Ok(n) => n,
         Err(e) => return reply.refuse(code(&e)),
     };
-    fs.meter.note(Verb::Write, len as u64, fs.volume.clock.monotonic_ns() - start);
+    let took_ns = fs.volume.clock.monotonic_ns() - start;
+    fs.meter.note(Verb::Write, len as u64, took_ns);
+    who.client.latency.note(took_ns);
+    if !h.wrote.load(Ordering::Relaxed) {
+        h.wrote.store(true, Ordering::Relaxed);
+    }
     let all = Written(len as u32);
     if !h.sync {
         return reply.ok(all);

@@ -1,66 +1,42 @@
 //! A replay as one page that needs nothing else: the table, and for each policy what was forecast against what came,
 //! and what was reserved against what was needed.
 
+use super::chart::{Chart, Colour, Measure, Series, Shape, Time, escaped, head};
 use super::report::ReplayReport;
 use super::track::{Column, Track};
-use plotters::prelude::*;
 use std::fmt::Write;
 
 const MIB: f64 = 1048576.0;
-const SIZE: (u32, u32) = (1200, 260);
-const BAND: RGBColor = RGBColor(158, 202, 225);
-const LINE: RGBColor = RGBColor(8, 81, 156);
-const CAME: RGBColor = RGBColor(217, 72, 1);
-
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .6em;text-align:right;\
-border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto;display:block}\
-figure{margin:1em 0 2em}figcaption{color:#555}h2{margin-top:2em}";
 
 /// The page. Errors: what the drawing said.
 pub fn page(title: &str, report: &ReplayReport) -> Result<String, String> {
     let mut out = String::new();
     let t = &report.trace;
-    let head = format!(
-        "<!DOCTYPE html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>{title}</title><style>{STYLE}</style><h1>{title}</h1><p>{} writes, {:.1} MiB in {:.1} s by {} programs. \
-         Scored on the last half. An allocation is taken to cost {} ms and {} ms a MiB.</p>",
+    out.push_str(&head(title));
+    let text = format!(
+        "<p>{} writes, {:.1} MiB in {:.1} s by {} programs. Scored on the last half. An allocation is taken to cost {} ms \
+         and {} ms a MiB.</p>",
         t.writes,
         t.bytes as f64 / MIB,
         t.seconds,
         t.programs,
         report.alloc_ms,
-        report.alloc_ms_per_mib,
-        title = escaped(title)
+        report.alloc_ms_per_mib
     );
-    out.push_str(&head);
+    out.push_str(&text);
     table(&mut out, report);
     for track in &report.tracks {
-        let name = escaped(&track.policy);
-        let write = |out: &mut String, svg: String, text: String| {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "<figure>{svg}<figcaption>{text}</figcaption></figure>");
-        };
-        out.push_str(&format!("<h2>{name}</h2>"));
-        let h = track.horizon_seconds;
-        let text = format!(
-            "Bytes of the next {h} s: forecast (band: median to .99 quantile, line: .95) and what came (orange)."
-        );
-        write(&mut out, draw(track, "MiB", forecast)?, text);
-        let text = format!("Reserved and unused (blue) against what the next {h} s needed (orange).");
-        write(&mut out, draw(track, "MiB", reserve)?, text);
+        out.push_str(&format!("<h2>{}</h2>", escaped(&track.policy)));
+        out.push_str(&forecast(track).figure()?);
+        out.push_str(&reserve(track).figure()?);
     }
     out.push_str("</html>\n");
     Ok(out)
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 fn table(out: &mut String, report: &ReplayReport) {
     out.push_str(
-        "<table><tr><th>policy<th>stalls<th>ready %<th>idle MiB<th>most MiB<th>seals<th>p99 wait us<th>p99.9 wait us\
+        "<div class=wide><table><tr><th>policy<th>stalls<th>ready %<th>idle MiB<th>most MiB<th>seals<th>p99 wait us<th>p99.9 wait us\
          <th>pinball .95<th>.99<th>covered .95<th>.99<th>active .99<th>bytes .99<th>client nats<th>tick us",
     );
     for p in &report.policies {
@@ -86,69 +62,65 @@ fn table(out: &mut String, report: &ReplayReport) {
             p.tick_p50_us
         );
     }
-    out.push_str("</table>");
+    out.push_str("</table></div>");
 }
 
-/// Bytes of a column.
-type Of = fn(&Column) -> f64;
-
-/// What a picture shows: an area between two amounts, and lines.
-struct Picture {
-    band: (Of, Of),
-    lines: &'static [(Of, RGBColor)],
+/// A column's place in time and an amount of it.
+fn points(track: &Track, of: fn(&Column) -> f64) -> Vec<(f64, f64)> {
+    let wide = track.seconds.max(0.05) / track.columns.len() as f64;
+    track.columns.iter().enumerate().map(|(i, c)| ((i as f64 + 0.5) * wide, of(c))).collect()
 }
 
-fn forecast() -> Picture {
-    Picture { band: (|c| c.q50, |c| c.q99), lines: &[(|c| c.q95, LINE), (|c| c.need, CAME)] }
-}
-
-fn reserve() -> Picture {
-    Picture { band: (|_| 0.0, |c| c.reserve), lines: &[(|c| c.reserve, LINE), (|c| c.need, CAME)] }
-}
-
-fn draw(track: &Track, unit: &str, what: fn() -> Picture) -> Result<String, String> {
-    let mut svg = String::new();
-    let picture = what();
-    let seconds = track.seconds.max(0.05);
-    let at = |i: usize| (i as f64 + 0.5) * seconds / track.columns.len() as f64;
-    // An outlier of the forecast must not press what came to the floor.
-    let most = |of: Of| track.columns.iter().map(of).fold(0.0, f64::max) / MIB;
-    let shown = picture
-        .lines
-        .iter()
-        .map(|l| most(l.0))
-        .fold(most(picture.band.1).min(4.0 * most(|c| c.need)), f64::max);
-    let top = shown.max(0.001) * 1.05;
-    {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let failed = |e: &dyn std::fmt::Display| format!("drawing failed: {e}");
-        root.fill(&WHITE).map_err(|e| failed(&e))?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(6)
-            .x_label_area_size(28)
-            .y_label_area_size(56)
-            .build_cartesian_2d(0.0..seconds, 0.0..top)
-            .map_err(|e| failed(&e))?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .bold_line_style(RGBColor(230, 230, 230))
-            .x_desc("s")
-            .y_desc(unit)
-            .draw()
-            .map_err(|e| failed(&e))?;
-        let (low, high) = picture.band;
-        let upper = track.columns.iter().enumerate().map(|(i, c)| (at(i), (high(c) / MIB).min(top)));
-        let lower = track.columns.iter().enumerate().rev().map(|(i, c)| (at(i), (low(c) / MIB).min(top)));
-        let area = Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.mix(0.6).filled());
-        chart.draw_series(std::iter::once(area)).map_err(|e| failed(&e))?;
-        for (of, color) in picture.lines {
-            let points = track.columns.iter().enumerate().map(|(i, c)| (at(i), (of(c) / MIB).min(top)));
-            chart.draw_series(LineSeries::new(points, color.stroke_width(1))).map_err(|e| failed(&e))?;
-        }
-        root.present().map_err(|e| failed(&e))?;
+fn chart(track: &Track, title: &str, caption: String, series: Vec<Series>) -> Chart {
+    let span = 0.0..track.seconds.max(0.05);
+    Chart {
+        title: title.into(),
+        caption,
+        measure: Measure::Bytes,
+        time: Time::Since,
+        span,
+        cap: None,
+        series,
     }
-    Ok(svg)
+}
+
+fn series(name: &str, colour: Colour, shape: Shape) -> Series {
+    Series { name: name.into(), colour, shape }
+}
+
+/// What a policy forecast against what came.
+pub fn forecast(track: &Track) -> Chart {
+    let h = track.horizon_seconds;
+    let need = points(track, |c| c.need);
+    let most = |points: &[(f64, f64)]| points.iter().map(|p| p.1).fold(0.0, f64::max);
+    let q95 = points(track, |c| c.q95);
+    let q99 = points(track, |c| c.q99);
+    let (low, high) = (points(track, |c| c.q50), &q99);
+    let band = low.iter().zip(high).map(|(l, h)| (l.0, l.1, h.1)).collect();
+    // An outlier of the forecast must not press what came to the floor.
+    let cap = most(&need).max(most(&q95)).max(most(&q99).min(4.0 * most(&need)));
+    let caption = format!("Bytes of the {h} s that begin at each moment.");
+    let all = vec![
+        series("forecast: median to .99 quantile", Colour::Blue, Shape::Band(band)),
+        series("forecast: .95 quantile", Colour::Blue, Shape::Line(q95)),
+        series("came", Colour::Orange, Shape::Line(need)),
+    ];
+    Chart { cap: Some(cap), ..chart(track, "Forecast against what came", caption, all) }
+}
+
+/// What it held ready against what was needed.
+pub fn reserve(track: &Track) -> Chart {
+    let caption =
+        format!("Bytes ready at each moment, and bytes that the next {} s needed.", track.horizon_seconds);
+    let all = vec![
+        series(
+            "ready: reserved, or room in open segments",
+            Colour::Blue,
+            Shape::Area(points(track, |c| c.reserve)),
+        ),
+        series("needed", Colour::Orange, Shape::Line(points(track, |c| c.need))),
+    ];
+    chart(track, "Reserve against need", caption, all)
 }
 
 #[cfg(test)]

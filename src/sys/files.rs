@@ -61,6 +61,11 @@ pub fn create_new(path: &Path, mode: u32) -> io::Result<impl Write + Send + use<
     OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)
 }
 
+/// Whether a regular file is there, itself or by a symlink.
+pub fn is_regular(path: &Path) -> bool {
+    path.is_file()
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut s = path.as_os_str().to_os_string();
     s.push(suffix);

@@ -63,6 +63,17 @@ pub fn origin(tgid: u32) -> io::Result<Origin> {
     Ok(parse_stat(&buf[..n]).ok_or(io::ErrorKind::InvalidData)?)
 }
 
+/// The user (real uid) and the text of `/proc/PID/cgroup` of a process.
+pub fn uid_and_cgroup(tgid: u32) -> io::Result<(u32, String)> {
+    let mut buf = [0u8; 8192];
+    let n = read(&format!("/proc/{tgid}/status"), &mut buf)?;
+    let uid = buf[..n].split(|b| *b == b'\n').find_map(|l| l.strip_prefix(b"Uid:"));
+    let uid = uid.and_then(|l| std::str::from_utf8(l).ok()?.split_ascii_whitespace().next()?.parse().ok());
+    let uid = uid.ok_or(io::ErrorKind::InvalidData)?;
+    let n = read(&format!("/proc/{tgid}/cgroup"), &mut buf)?;
+    Ok((uid, String::from_utf8_lossy(&buf[..n]).into_owned()))
+}
+
 /// One read is enough: the kernel makes such a file up whole for it.
 fn read(path: &str, buf: &mut [u8]) -> io::Result<usize> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -14,6 +14,12 @@ pub enum Signal {
     Hangup,
 }
 
+/// Stops this process as Ctrl-Z does, until the shell lets it go on.
+pub fn stop_self() -> io::Result<()> {
+    use rustix::process::{Signal, getpid, kill_process};
+    Ok(kill_process(getpid(), Signal::TSTP)?)
+}
+
 /// The thread that waits for signals; dropping it ends the thread. The handlers stay: a later
 /// signal is then ignored.
 pub struct SignalThread {

@@ -64,6 +64,8 @@ pub struct Shared {
     pub trouble: Mutex<Option<String>>,
     pub last_error: Mutex<Option<String>>,
     pub conflicts: AtomicU64,
+    /// Contents of files brought to the backing.
+    pub contents: AtomicU64,
     pub paused: AtomicBool,
     /// No program can reach the mount any more.
     pub closing: AtomicBool,
@@ -85,6 +87,7 @@ impl Shared {
             trouble: Mutex::new(None),
             last_error: Mutex::new(None),
             conflicts: AtomicU64::new(0),
+            contents: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             parked: AtomicU64::new(0),

@@ -85,6 +85,7 @@ impl Writeback {
         let stat = self.volume.backing.stage(&name, &object, &mut content)?;
         self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        self.shared.contents.fetch_add((snap.attr.kind == Kind::File) as u64, Ordering::Relaxed);
         w.sync_files.push(staged_path(&name));
         let staged = Staged { name, stat, snap, installed: false, dropped: false, keeps: false };
         w.staged.insert(staged.snap.ino, staged);
@@ -132,6 +133,7 @@ impl Writeback {
                 Update { keep: snap.base_end, size: snap.attr.size, content: &mut content, then: &then };
             self.volume.backing.update(&path, update)?;
             self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.shared.contents.fetch_add(1, Ordering::Relaxed);
         }
         self.set_attr(&path, &snap)?;
         self.shared.requests.fetch_add(1, Ordering::Relaxed);

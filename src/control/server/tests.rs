@@ -1,6 +1,7 @@
 use super::*;
 use crate::control::client::{Connection, NoGateway, connect};
 use crate::control::locate::Located;
+use crate::control::series::Point;
 use std::path::PathBuf;
 
 struct Fake {
@@ -28,6 +29,11 @@ impl ControlTarget for Fake {
     fn record(&self, each: &mut dyn FnMut(SampleBatch) -> bool) -> Verdict {
         while each(SampleBatch::of(&[], 7)) {}
         Verdict::done("")
+    }
+    fn series(&self, minutes: bool, after: u64) -> Vec<SeriesPart> {
+        let point = |number| Point { number, ..Point::default() };
+        let part = |n| SeriesPart { names: vec![(n as u32, "p".into())], points: vec![point(n)] };
+        if minutes { vec![] } else { vec![part(after + 1), part(after + 2)] }
     }
     fn umount(&self, _: Option<u64>, _: bool, _: &mut dyn FnMut(Progress)) -> Verdict {
         Verdict { code: self.umount_code, message: String::new() }
@@ -71,6 +77,15 @@ fn answers_every_request() {
     assert_eq!(reply, Reply::Refused { code: 2, message: String::new(), leaving: false });
     server.stop().unwrap();
     assert_eq!(connect(&located).unwrap_err(), NoGateway::None);
+}
+
+#[test]
+fn series_come_in_parts() {
+    let (_t, _server, located) = started(2);
+    let all = connect(&located).unwrap().series(false, 7).unwrap();
+    assert_eq!(all.points.iter().map(|p| p.number).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(all.names.len(), 2);
+    assert!(connect(&located).unwrap().series(true, 0).unwrap().points.is_empty());
 }
 
 #[test]

@@ -1,37 +1,30 @@
-//! `forelog top`: the status each second, with the rates since the last.
+//! `forelog top` where there is no terminal: text, or a line of JSON, each interval.
 
-use super::args::TopArgs;
-use super::{gateway, output};
+use super::TopArgs;
+use crate::cli::{gateway, output};
 use crate::control::Verdict;
 use crate::control::render::{bytes, render};
 use crate::control::status::Status;
 use crate::sys::worker;
-use std::io::{IsTerminal, Write, stdout};
-use std::time::Duration;
+use std::io::{Write, stdout};
 
-/// Runs the verb.
+/// Writes until the reader or the gateway goes away; with `--once` a single time.
 pub fn run(args: &TopArgs) -> Verdict {
-    let clear = stdout().is_terminal() && !args.once;
     let mut last: Option<Status> = None;
     loop {
         let status = match gateway::status(&args.mountpoint) {
             Ok(status) => status,
             Err(verdict) => return verdict,
         };
-        let text = view(&status, last.as_ref());
+        let text = if args.json { status.to_json() } else { view(&status, last.as_ref()) };
         let mut out = stdout().lock();
-        // Home, the text with each line's old rest erased, then what was below.
-        let shown = match clear {
-            true => write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")),
-            false => writeln!(out, "{text}"),
-        };
-        match shown.and_then(|()| out.flush()) {
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
             Ok(()) if !args.once => {}
             ended => return output::ended(ended),
         }
         drop(out);
         last = Some(status);
-        worker::sleep(Duration::from_secs(1));
+        worker::sleep(args.interval);
     }
 }
 

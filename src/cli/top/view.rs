@@ -1,0 +1,323 @@
+//! The view: what is important first, and what does not fit left out.
+
+use super::app::App;
+use super::plot::plot;
+use super::rows::{Column, Group, Row};
+use crate::control::render::{bytes, micros, plain, seconds};
+use crate::control::status::{State, Status};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Table};
+
+/// Rows of the table that are worth having.
+const TABLE_MIN: u16 = 4;
+
+/// Draws all.
+pub fn draw(app: &App, frame: &mut Frame<'_>) {
+    let area = frame.area();
+    let Some(status) = app.status.as_deref() else {
+        let why = app.gone.as_deref().unwrap_or("waiting for the gateway");
+        return frame.render_widget(Paragraph::new(plain(why)), area);
+    };
+    let mut top = vec![title(app, status)];
+    top.extend(news(app, status));
+    let facts = facts(app, status, area.width);
+    // From the most important to the least: title and keys, the facts, the table, the picture.
+    let left = area.height.saturating_sub(top.len() as u16 + 1);
+    let shown = (facts.len() as u16).min(left);
+    let left = left - shown;
+    let plot_height = if left >= TABLE_MIN + 6 { ((left - TABLE_MIN) * 6 / 10).clamp(5, 18) } else { 0 };
+    let [head, fact_area, legend_area, plot_area, table_area, key_area] = Layout::vertical([
+        Constraint::Length(top.len() as u16),
+        Constraint::Length(shown),
+        Constraint::Length((plot_height > 0) as u16),
+        Constraint::Length(plot_height.saturating_sub(1)),
+        Constraint::Fill(1),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    frame.render_widget(Paragraph::new(top), head);
+    frame.render_widget(Paragraph::new(facts), fact_area);
+    if plot_height > 0 {
+        frame.render_widget(Paragraph::new(legend(app)), legend_area);
+        plot(&app.points, app.paint, plot_area, frame.buffer_mut());
+    }
+    table(app, frame, table_area);
+    keys(app, frame, key_area);
+}
+
+fn title<'a>(app: &App, s: &Status) -> Line<'a> {
+    let p = app.paint;
+    let state = match s.state {
+        State::Degraded => Span::styled(" DEGRADED ", p.alarm()),
+        state => Span::styled(state.name(), p.head()),
+    };
+    let mut line = vec![Span::styled(plain(&s.mountpoint), p.head()), Span::raw("  "), state];
+    if app.paused {
+        line.extend([Span::raw("  "), Span::styled(" PAUSED ", p.alarm())]);
+    }
+    let rest = format!(
+        "  up {}, {} open, pid {}  -> {}",
+        seconds(s.uptime_seconds),
+        s.open_handles,
+        s.pid,
+        plain(&s.backing)
+    );
+    line.push(Span::styled(rest, p.quiet()));
+    Line::from(line)
+}
+
+/// What has to be said before all else.
+fn news<'a>(app: &App, s: &Status) -> Vec<Line<'a>> {
+    let p = app.paint;
+    let mut lines = Vec::new();
+    if let Some(why) = &app.gone {
+        let text = format!(" GATEWAY GONE, waiting for one (q ends): {} ", plain(why));
+        lines.push(Line::styled(text, p.alarm()));
+    }
+    if let Some(reason) = &s.reason {
+        lines.push(Line::styled(plain(reason), p.forecast()));
+    }
+    if let Some(flush) = &app.flush {
+        lines.push(Line::raw(plain(flush)));
+    }
+    lines
+}
+
+fn facts<'a>(app: &App, s: &Status, width: u16) -> Vec<Line<'a>> {
+    let p = app.paint;
+    let (l, w, f) = (&s.log, &s.writeback, &s.prediction);
+    let named = |name: &'static str, spans: Vec<Span<'a>>| {
+        let mut line = vec![Span::styled(format!("{name:<9} "), p.head())];
+        line.extend(spans);
+        Line::from(line)
+    };
+    let eta = match w.eta_seconds {
+        Some(e) if w.backlog_bytes > 0 => format!(", done in {}", seconds(e)),
+        None => ", no rate yet".into(),
+        Some(_) => String::new(),
+    };
+    let oldest =
+        if w.files > 0 { format!(", oldest {}", seconds(l.oldest_dirty_seconds)) } else { String::new() };
+    let mut dirty = gauge(app, s, if width >= 100 { 30 } else { 12 });
+    dirty.push(Span::raw(format!(
+        " {} dirty in {} files{oldest}{eta}; log {} of {}",
+        bytes(l.dirty_bytes),
+        w.files,
+        bytes(l.used_bytes),
+        bytes(l.capacity_bytes)
+    )));
+    let asked: u64 = s.store_requests.values().sum();
+    let asked = if asked > 0 { format!("{asked} requests") } else { format!("{} changes", w.requests) };
+    let backing = format!(
+        "{}/s, {asked}, absorbed {} and {} {}, {} errors",
+        bytes(w.bytes_per_second),
+        bytes(w.absorbed_bytes),
+        w.uploads_saved,
+        if s.backing_kind == "bucket" { "PUTs" } else { "stores" },
+        w.errors
+    );
+    let fallback = match &f.fallback {
+        Some(why) => format!("static: {}", plain(why)),
+        None => format!("{} {:.2}", plain(&f.model), f.confidence),
+    };
+    let forecast = format!(
+        "{} to {} in {}, {fallback}; reserve {} hits {} misses",
+        bytes(f.expected_bytes as u64),
+        bytes(f.q95_bytes as u64),
+        seconds(f.horizon_ms as f64 / 1e3),
+        f.reserve_hits,
+        f.reserve_misses
+    );
+    let r = &s.requests;
+    let times = format!(
+        "write {}  read {}  fsync {}; {} stalls",
+        micros(r.write.p99_us),
+        micros(r.read.p99_us),
+        micros(r.fsync.p99_us),
+        f.stalls
+    );
+    let mut lines = vec![
+        named("log", dirty),
+        named("backing", vec![Span::raw(backing)]),
+        named("forecast", vec![Span::raw(forecast)]),
+        named("p99", vec![Span::raw(times)]),
+    ];
+    if let Some(e) = &w.last_error {
+        lines.insert(2, named("error", vec![Span::styled(plain(e), p.forecast())]));
+    }
+    lines
+}
+
+/// How full the log is: what is dirty, and what else is used.
+fn gauge<'a>(app: &App, s: &Status, width: usize) -> Vec<Span<'a>> {
+    let capacity = s.log.capacity_bytes.max(1) as f64;
+    let cells = |n: u64| {
+        if n == 0 { 0 } else { ((n as f64 / capacity * width as f64).round() as usize).clamp(1, width) }
+    };
+    let dirty = cells(s.log.dirty_bytes);
+    let used = cells(s.log.used_bytes).max(dirty);
+    vec![
+        Span::raw("["),
+        Span::styled("█".repeat(dirty), app.paint.written()),
+        Span::styled("▒".repeat(used - dirty), app.paint.quiet()),
+        Span::raw(" ".repeat(width - used)),
+        Span::raw("]"),
+    ]
+}
+
+fn legend<'a>(app: &App) -> Line<'a> {
+    let p = app.paint;
+    let now = app.points.back().map_or(0.0, |n| n.rate(n.written_bytes));
+    Line::from(vec![
+        Span::styled(format!("writes    {}/s now  ", bytes(now as u64)), p.head()),
+        Span::styled("█", p.written()),
+        Span::raw(" written  "),
+        Span::styled("░", p.forecast()),
+        Span::raw(" forecast, mean to .95  "),
+        Span::styled("▂", p.reserve()),
+        Span::raw(" ready"),
+    ])
+}
+
+/// `12345678` as `11.8M`: at most six characters.
+fn short(n: u64) -> String {
+    const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
+    let (mut x, mut unit) = (n as f64, 0);
+    while x >= 999.5 && unit + 1 < UNITS.len() {
+        x /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        n.to_string()
+    } else if x < 99.95 {
+        format!("{x:.1}{}", UNITS[unit])
+    } else {
+        format!("{x:.0}{}", UNITS[unit])
+    }
+}
+
+/// Columns, with their widths, that fit.
+fn columns(width: u16) -> Vec<(Column, u16)> {
+    use Column::*;
+    let amount = if width >= 110 { 10 } else { 6 };
+    let rate = amount + 2;
+    let name = 10;
+    let all = [
+        (Name, name),
+        (Pid, 7),
+        (Bytes, amount),
+        (Rate, rate),
+        (Dirty, amount),
+        (Share, 5),
+        (Reserved, amount.max(8)),
+        (Throttled, 9),
+        (P99, 8),
+    ];
+    // The first to go, when there is no room for all.
+    let mut gone: Vec<Column> = Vec::new();
+    for c in [Pid, Reserved, Throttled, Share, P99, Bytes, Dirty, Rate] {
+        let kept = all.iter().filter(|a| !gone.contains(&a.0));
+        if kept.map(|a| a.1 + 1).sum::<u16>() <= width + 1 {
+            break;
+        }
+        gone.push(c);
+    }
+    all.into_iter().filter(|a| !gone.contains(&a.0)).collect()
+}
+
+fn heading(column: Column, group: Group) -> &'static str {
+    match column {
+        Column::Name => group.name(),
+        Column::Pid if group == Group::Process => "pid",
+        Column::Pid => "procs",
+        Column::Throttled => "throttled",
+        other => other.name(),
+    }
+}
+
+fn cell(row: &Row, column: Column, wide: bool) -> String {
+    let amount = |n: u64| if wide { bytes(n) } else { short(n) };
+    match column {
+        Column::Name => row.name.clone(),
+        Column::Pid => row.pid.to_string(),
+        Column::Bytes => amount(row.bytes),
+        Column::Rate => format!("{}/s", amount(row.rate as u64)),
+        Column::Dirty => amount(row.dirty),
+        Column::Share => format!("{:.0}%", row.share * 100.0),
+        Column::Reserved => amount(row.reserved),
+        Column::Throttled => {
+            if row.throttled > 0.0 {
+                seconds(row.throttled)
+            } else {
+                "-".into()
+            }
+        }
+        Column::P99 => {
+            if row.p99_us > 0 {
+                micros(row.p99_us)
+            } else {
+                "-".into()
+            }
+        }
+    }
+}
+
+fn table(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    if area.height == 0 {
+        return;
+    }
+    let columns = columns(area.width);
+    let wide = area.width >= 110;
+    let head = columns.iter().map(|(c, width)| {
+        let chosen = *c == app.sort.0;
+        let text = heading(*c, app.group);
+        let style = if chosen { app.paint.chosen() } else { app.paint.head() };
+        let mark = match (chosen, app.sort.1) {
+            (true, false) => "*",
+            (true, true) => "^",
+            _ => "",
+        };
+        Cell::from(aligned(format!("{mark}{text}"), *c, *width)).style(style)
+    });
+    let rows = app.rows.iter().skip(app.top).take(area.height as usize).map(|row| {
+        let style = if row.ended { app.paint.quiet() } else { Style::new() };
+        let cells = columns.iter().map(|(c, width)| Cell::from(aligned(cell(row, *c, wide), *c, *width)));
+        TableRow::new(cells).style(style)
+    });
+    let widths = columns.iter().map(|(c, width)| match c {
+        Column::Name => Constraint::Fill(1),
+        _ => Constraint::Length(*width),
+    });
+    let table = Table::new(rows, widths).header(TableRow::new(head)).column_spacing(1);
+    frame.render_widget(table, area);
+    if app.rows.is_empty() && area.height > 1 {
+        let below = Rect { y: area.y + 1, height: 1, ..area };
+        frame.render_widget(Paragraph::new("nothing has written yet").style(app.paint.quiet()), below);
+    }
+}
+
+/// Numbers to the right.
+fn aligned<'a>(text: String, column: Column, width: u16) -> Line<'a> {
+    match column {
+        Column::Name => Line::raw(text),
+        _ => Line::raw(format!("{text:>width$}", width = width as usize)),
+    }
+}
+
+fn keys(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let shown = format!("{}/{}", app.rows.len().min(app.top + 1), app.rows.len());
+    let order = if app.sort.1 { " up" } else { "" };
+    let text = format!(
+        "q quit  s sort: {}{order}  r reverse  g group: {}  p pause  f flush  arrows {shown}",
+        app.sort.0.name(),
+        app.group.name()
+    );
+    let width = area.width as usize;
+    frame.render_widget(Paragraph::new(format!("{text:<width$}")).style(app.paint.keys()), area);
+}
+
+#[cfg(test)]
+mod tests;
