@@ -8,6 +8,7 @@ pub mod fence;
 pub mod lease;
 pub mod timed;
 
+use crate::sys::limiter::Limiter;
 use crate::types::{Attr, BackingId, Kind, Name, Stamp};
 use std::io;
 use std::sync::Arc;
@@ -257,6 +258,15 @@ pub trait Backing: Send + Sync {
         CacheFigures::default()
     }
 
+    /// Gives it the rate that content may go there at. False: it does not heed it, so whoever gives it content must.
+    fn pace(&self, _limiter: &Arc<Limiter>) -> bool {
+        false
+    }
+    /// Answers of the store so far; 0 where they are not counted.
+    fn answers(&self) -> u64 {
+        0
+    }
+
     /// What the store takes, as `prepare` found it.
     fn limits(&self) -> Limits {
         Limits::NONE
@@ -303,6 +313,12 @@ pub trait Backing: Send + Sync {
     /// Returns once all objects staged or changed at `files` (staged ones as `.forelog/tmp/<name>`) and the
     /// entries of the directories `dirs` are on the store's stable storage. Many at once may be synced as a whole.
     fn sync(&self, files: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()>;
+
+    /// What the store refused since and has not taken yet, while it took other things; all of it is tried again by
+    /// later calls of `sync`.
+    fn refused(&self) -> Vec<(BackingPath, io::Error)> {
+        Vec::new()
+    }
 
     // -- housekeeping
     /// Makes `.forelog/`, for the lease, and changes nothing in it: another gateway may be at work there.

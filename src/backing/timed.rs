@@ -9,6 +9,7 @@ use super::{
     AttrChange, Backing, BackingEntry, BackingFile, BackingPath, BackingSpace, BackingStat, Content,
     HeldLease, Limits, NewObject, Note, Update, Xattr,
 };
+use crate::sys::limiter::Limiter;
 use crate::sys::pool::Pool;
 use crate::types::Kind;
 use std::io;
@@ -103,6 +104,9 @@ impl Backing for TimedBacking {
     }
     fn limits(&self) -> Limits {
         self.inner.limits()
+    }
+    fn pace(&self, limiter: &Arc<Limiter>) -> bool {
+        self.inner.pace(limiter)
     }
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {
         self.at("looking at", path, |b, p| b.stat(p))

@@ -45,6 +45,10 @@ impl Fs {
             } else if flags & EXCHANGE != 0 {
                 return Err(Error::NotFound);
             }
+            self.fits_below(&cell, &from, &to)?;
+            if let Some(t) = there.as_ref().filter(|_| flags & EXCHANGE != 0) {
+                self.fits_below(t, &to, &from)?;
+            }
             let change = self.volume.change(&who.client.slot);
             for c in [Some(&cell), there.as_ref(), Some(&p), Some(&q)].into_iter().flatten() {
                 change.track(c)?;
@@ -91,6 +95,22 @@ impl Fs {
         let new = New { kind: Kind::CharDev, mode: 0, umask: 0, rdev: 0, target: &[] };
         let now = Stamp::from_ns(self.volume.clock.wall_ns());
         Ok((self.volume.new_ino(), new_attr(who, &dir, &new, now)))
+    }
+
+    /// Sees that a directory's move makes no path below it longer than the backing takes. What is not in memory is not
+    /// looked at: that would be to list the whole tree.
+    fn fits_below(&self, cell: &Arc<Cell>, from: &EntryKey, to: &EntryKey) -> Result<()> {
+        let most = self.limits.names.path_bytes_max;
+        if most == usize::MAX || cell.read().node.attr.kind != Kind::Dir {
+            return Ok(());
+        }
+        let bytes = |k: &EntryKey| self.volume.path_bytes(k.parent) + k.name.len();
+        let (old, new) = (bytes(from), bytes(to));
+        // With the slash between, and that of a directory's key.
+        if new > old && new + self.volume.longest_below(cell.id) + 2 > most {
+            return Err(Error::NameTooLong);
+        }
+        Ok(())
     }
 
     fn may_replace(&self, cell: &Arc<Cell>, there: &Arc<Cell>) -> Result<()> {

@@ -107,7 +107,7 @@ struct Mending {
 /// When the writeback was last seen to get on.
 #[derive(Default)]
 struct SignOfLife {
-    done: (u64, u64, u64),
+    done: (u64, u64, u64, u64),
     at_ns: u64,
 }
 
@@ -116,7 +116,8 @@ impl Gateway {
     fn hangs(&self) -> Option<u64> {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let (v, w) = (&self.volume, &self.writeback);
-        let done = (of(&v.given_bytes), of(&w.requests), of(&w.errors));
+        let moved = w.limiter.taken() + v.backing.answers();
+        let done = (of(&v.given_bytes), of(&w.requests), of(&w.errors), moved);
         let now = v.clock.monotonic_ns();
         let mut s = self.sign_of_life.lock();
         if done != s.done || !w.in_step() {

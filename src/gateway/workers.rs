@@ -84,6 +84,7 @@ impl Workers {
     pub fn stop(self) {
         self.others.into_iter().for_each(Worker::stop);
         self.gateway.writeback.bell.stop();
+        self.gateway.writeback.limiter.stop();
         // A backing that hangs in a call must not keep the gateway: the log has all of it.
         for _ in 0..HANGS_AFTER_MS / 10 {
             if self.writeback.is_finished() {

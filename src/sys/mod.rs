@@ -11,6 +11,7 @@ pub mod disk;
 pub mod files;
 pub mod fstype;
 pub mod fusemount;
+pub mod limiter;
 pub mod limits;
 pub mod lock;
 pub mod mountinfo;

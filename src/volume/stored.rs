@@ -169,19 +169,39 @@ impl Volume {
         bytes
     }
 
+    /// Bytes of the longest path below a directory, from it, as far as its tree is in memory.
+    pub fn longest_below(&self, dir: InodeId) -> usize {
+        let (mut longest, mut todo) = (0, vec![(dir, 0)]);
+        while let Some((at, above)) = todo.pop() {
+            let Some(cell) = self.table.get(at) else { continue };
+            let i = cell.read();
+            let Some(d) = &i.node.dir else { continue };
+            for (name, t) in d.entries.iter().filter_map(|(n, e)| Some((n, e.target?))) {
+                let bytes = above + name.len();
+                longest = longest.max(bytes);
+                todo.push((t, bytes + 1));
+            }
+        }
+        longest
+    }
+
     /// A name by which programs reach an inode.
     pub fn name_of(&self, ino: InodeId) -> Option<EntryKey> {
         self.table.get(ino)?.read().node.parents.first().cloned()
     }
 
     /// Drops names that were made and removed here and never reached the backing.
-    pub fn sweep(&self, dir: InodeId) -> usize {
+    /// `unsaid`: what was changed in the backing and may not be there for good yet; those names stay.
+    pub fn sweep(&self, dir: InodeId, unsaid: &std::collections::HashSet<EntryKey>) -> usize {
         let Some(cell) = self.table.get(dir) else { return 0 };
         let stable = self.wal.marks.stable();
         let mut i = cell.write();
         let Some(d) = &mut i.node.dir else { return 0 };
         let places = self.places.read();
-        let held = |name: &Name| places.under(&EntryKey { parent: dir, name: name.clone() }).is_some();
+        let held = |name: &Name| {
+            let key = EntryKey { parent: dir, name: name.clone() };
+            places.under(&key).is_some() || unsaid.contains(&key)
+        };
         let before = d.entries.len();
         d.entries.retain(|n, e| e.target.is_some() || e.lsn == Lsn::NONE || e.lsn > stable || held(n));
         let gone = before - d.entries.len();

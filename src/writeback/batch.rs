@@ -15,6 +15,9 @@ use std::sync::atomic::Ordering;
 /// Most names of one directory handled in one batch.
 const ENTRIES_MAX: usize = 2048;
 
+/// Refused paths that are told in the log each time.
+const REFUSED_TOLD: usize = 3;
+
 /// Whether a call found that something on its path is not there, or is no directory any more.
 pub(super) fn is_gone(e: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, StaleNetworkFileHandle};
@@ -63,13 +66,14 @@ impl Writeback {
                 return self.give_up(mine, w);
             }
         };
-        if let Err(e) = self.receipts(&w, &dirs) {
+        let (is_refusing, refused) = self.refused(&w, &mut failed);
+        if let Err(e) = self.receipts(&w, &dirs, &failed, &refused) {
             self.failed("logging what is stored", &format_args!("{e}"));
             return self.give_up(mine, w);
         }
         let placed: Vec<InodeId> =
             w.agreed.keys().filter_map(|k| self.volume.places.read().under(k)).collect();
-        let more = self.settle(mine, failed, &w);
+        let more = self.settle(mine, failed, &w, is_refusing);
         self.drop_staged(w);
         // Those that only waited for a name may leave memory now.
         for cell in placed.into_iter().filter_map(|i| self.volume.cell(i)) {
@@ -108,7 +112,13 @@ impl Writeback {
     }
 
     /// Ends the batch: what failed waits, behind the others, for another try.
-    fn settle(&mut self, items: Vec<(i64, InodeId)>, failed: HashSet<InodeId>, w: &Work) -> bool {
+    fn settle(
+        &mut self,
+        items: Vec<(i64, InodeId)>,
+        failed: HashSet<InodeId>,
+        w: &Work,
+        is_refusing: bool,
+    ) -> bool {
         let (mut again, mut bad, mut done) = (Vec::new(), 0, 0);
         for (since, ino) in items {
             if failed.contains(&ino) {
@@ -125,10 +135,15 @@ impl Writeback {
         }
         again.into_iter().for_each(|(since, ino)| self.volume.dirty.requeue(since, ino));
         if bad > 0 {
+            if done > 0 {
+                // Others get on: those need not wait long.
+                self.retry.succeeded();
+            }
             self.retry_later();
         } else {
             self.retry.succeeded();
-            *self.shared.trouble.lock() = None;
+            let trouble = self.shared.last_error.lock().clone().filter(|_| is_refusing);
+            *self.shared.trouble.lock() = trouble;
         }
         done > 0
     }
@@ -146,7 +161,7 @@ impl Writeback {
                 continue;
             }
             mine.push((since, ino));
-            self.volume.sweep(ino);
+            self.volume.sweep(ino, &self.changed);
             for (n, (name, target, _)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
                 if n >= ENTRIES_MAX || w.bytes >= most {
                     w.partial.insert(ino);
@@ -371,10 +386,45 @@ impl Writeback {
         Ok(dirs.into_iter().map(|d| d.1).collect())
     }
 
+    /// What of the batch the store refused, while it took the rest: its inodes stay dirty, its names are not logged as
+    /// stored. True: there is any, of whichever batch.
+    fn refused(&mut self, w: &Work, failed: &mut HashSet<InodeId>) -> (bool, HashSet<EntryKey>) {
+        let all = self.volume.backing.refused();
+        if all.is_empty() {
+            return (false, HashSet::new());
+        }
+        for (path, e) in all.iter().take(REFUSED_TOLD) {
+            self.failed(&format!("storing {path}"), e);
+        }
+        if all.len() > REFUSED_TOLD {
+            log::warn!("writeback: the store refused {} more", all.len() - REFUSED_TOLD);
+        }
+        let paths: HashSet<Vec<u8>> = all.into_iter().map(|(p, _)| p.0).collect();
+        let places = self.volume.places.read();
+        let hit = |key: &EntryKey| places.path_of(key).is_some_and(|p| paths.contains(&p));
+        let names: HashSet<EntryKey> =
+            self.changed.iter().chain(w.agreed.keys()).filter(|k| hit(k)).cloned().collect();
+        failed.extend(names.iter().map(|k| k.parent));
+        failed.extend(names.iter().filter_map(|k| places.under(k)));
+        let here = |ino: InodeId| places.names(ino).iter().any(hit);
+        let touched = w.staged.keys().chain(w.updated.iter().map(|u| &u.0.ino)).chain(&w.dirs);
+        failed.extend(touched.copied().filter(|&i| here(i)));
+        if places.path(InodeId::ROOT).is_some_and(|p| paths.contains(&p)) {
+            failed.insert(InodeId::ROOT);
+        }
+        (true, names)
+    }
+
     /// Logs what the backing has now.
-    fn receipts(&mut self, w: &Work, dirs: &[Snapshot]) -> crate::volume::Result<()> {
+    fn receipts(
+        &mut self,
+        w: &Work,
+        dirs: &[Snapshot],
+        failed: &HashSet<InodeId>,
+        refused: &HashSet<EntryKey>,
+    ) -> crate::volume::Result<()> {
         let v = &self.volume;
-        for at in &self.changed {
+        for at in self.changed.difference(refused) {
             let holds = {
                 let places = v.places.read();
                 places.under(at).and_then(|ino| Some((ino, places.id(ino)?)))
@@ -385,13 +435,14 @@ impl Writeback {
         // Not installed after all: it stays dirty.
         let staged = w.staged.values().filter(|s| s.installed).map(|s| (&s.snap, Some(s.stat.attr.mtime)));
         let updated = w.updated.iter().map(|u| (&u.0, u.1));
-        for (s, seen) in staged.chain(updated).chain(dirs.iter().map(|d| (d, None))) {
+        let all = staged.chain(updated).chain(dirs.iter().map(|d| (d, None)));
+        for (s, seen) in all.filter(|s| refused.is_empty() || !failed.contains(&s.0.ino)) {
             let (ino, data, meta, size) = (s.ino, s.data, s.meta, s.attr.size);
             let seen = seen.filter(|_| s.attr.kind == Kind::File);
             v.record(&Mutation::Stored { ino, data, meta, size, seen })?;
         }
         v.record(&Mutation::Closed)?;
-        self.changed.clear();
+        self.changed.retain(|at| refused.contains(at));
         Ok(())
     }
 

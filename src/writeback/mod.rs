@@ -15,6 +15,7 @@ pub use retry::Retry;
 
 use crate::format::mutation::EntryKey;
 use crate::namespace::places::PARKED;
+use crate::sys::limiter::Limiter;
 use crate::sys::worker::Bell;
 use crate::types::InodeId;
 use crate::volume::Volume;
@@ -46,7 +47,7 @@ const CHECKPOINT_REST_MAX_NS: u64 = 5_000_000_000;
 pub struct Settings {
     /// A dirty byte is in the backing after at most this.
     pub age: Duration,
-    /// Bytes per second to the backing; `None`: as fast as it goes.
+    /// Bytes per second to the backing at first, later as `limiter` says; `None`: as fast as it goes.
     pub upload_limit: Option<u64>,
 }
 
@@ -54,6 +55,8 @@ pub struct Settings {
 pub struct Shared {
     pub bell: Bell,
     pub settings: Mutex<Settings>,
+    /// The rate to the backing; it may be changed at any time.
+    pub limiter: Arc<Limiter>,
     /// Drain everything, whatever its age.
     draining: AtomicU64,
     pub requests: AtomicU64,
@@ -79,6 +82,7 @@ impl Shared {
         Arc::new(Shared {
             bell: Bell::new(),
             settings: Mutex::new(settings),
+            limiter: Arc::new(Limiter::new(settings.upload_limit)),
             draining: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -150,8 +154,8 @@ pub struct Writeback {
     /// When the last checkpoint ended, and how long it took.
     checkpoint_ns: u64,
     checkpoint_took_ns: u64,
-    /// Monotonic time before which the upload limit allows nothing more.
-    not_before_ns: u64,
+    /// The backing keeps to the upload limit by itself.
+    backing_paces: bool,
 }
 
 /// A file that was truncated may take this long to be whole again, whatever else wants its room in the log.
@@ -160,6 +164,7 @@ const REWRITING_LEAST: Duration = Duration::from_secs(2);
 impl Writeback {
     pub fn new(volume: Arc<Volume>, shared: Arc<Shared>) -> Writeback {
         let seed = volume.clock.monotonic_ns();
+        let backing_paces = volume.backing.pace(&shared.limiter);
         Writeback {
             volume,
             shared,
@@ -169,7 +174,7 @@ impl Writeback {
             log_failed: false,
             checkpoint_ns: 0,
             checkpoint_took_ns: 0,
-            not_before_ns: 0,
+            backing_paces,
         }
     }
 
@@ -197,9 +202,6 @@ impl Writeback {
         if self.shared.paused.load(Ordering::Acquire) && !self.shared.is_draining() {
             return idle;
         }
-        if now < self.not_before_ns {
-            return Duration::from_nanos(self.not_before_ns - now).min(idle);
-        }
         let full = self.is_tight();
         if full {
             self.volume.wal.seal_older(200_000_000);
@@ -211,9 +213,7 @@ impl Writeback {
         let mut more = false;
         let parked = || !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
         if !items.is_empty() || parked() {
-            let bytes_before = self.shared.bytes.load(Ordering::Relaxed);
             more = self.batch(items);
-            self.pace(now, self.shared.bytes.load(Ordering::Relaxed) - bytes_before);
         }
         self.recycle(self.volume.clock.monotonic_ns());
         if more { Duration::ZERO } else { idle }
@@ -251,13 +251,6 @@ impl Writeback {
         match self.volume.dirty.first_ns() {
             Some(t) if t > now.saturating_add(60_000_000_000) => t,
             _ => due,
-        }
-    }
-
-    fn pace(&mut self, started_ns: u64, bytes: u64) {
-        if let Some(limit) = self.shared.settings.lock().upload_limit.filter(|&l| l > 0) {
-            let ns = (bytes as u128 * 1_000_000_000 / limit as u128) as u64;
-            self.not_before_ns = started_ns + ns;
         }
     }
 

@@ -1,8 +1,11 @@
 //! The first half of a batch: content on its way, nothing of it visible in the backing yet.
 
 use super::Writeback;
-use crate::backing::{AttrChange, BackingFile, BackingPath, BackingStat, NewObject, Update, staged_path};
+use crate::backing::{
+    AttrChange, BackingFile, BackingPath, BackingStat, NewObject, Piece, Update, staged_path,
+};
 use crate::format::mutation::EntryKey;
+use crate::sys::limiter::Limiter;
 use crate::types::{InodeId, Kind, Lsn, Stamp};
 use crate::volume::{Error, Snapshot};
 use std::collections::{HashMap, HashSet};
@@ -72,14 +75,14 @@ impl Writeback {
         };
         let at = self.volume.place_to_be(&snap).map(BackingPath);
         let object = NewObject { attr: snap.attr, target: snap.target.clone(), xattrs, at };
-        let volume = self.volume.clone();
+        let (volume, limiter) = (self.volume.clone(), self.limiter());
         let mut bytes = 0;
-        let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
+        let mut content = |sink: &mut dyn FnMut(Piece<'_>) -> io::Result<()>| {
             volume.pull(&snap, base.as_deref(), &mut |p| {
-                if let crate::backing::Piece::Data { bytes: b, .. } = &p {
+                if let Piece::Data { bytes: b, .. } = &p {
                     bytes += b.len() as u64;
                 }
-                sink(p)
+                paced(limiter.as_deref(), p, sink)
             })
         };
         let stat = self.volume.backing.stage(&name, &object, &mut content)?;
@@ -90,6 +93,11 @@ impl Writeback {
         let staged = Staged { name, stat, snap, installed: false, dropped: false, keeps: false };
         w.staged.insert(staged.snap.ino, staged);
         Ok(())
+    }
+
+    /// What content has to wait for here.
+    fn limiter(&self) -> Option<Arc<Limiter>> {
+        (!self.backing_paces).then(|| self.shared.limiter.clone())
     }
 
     fn known_xattrs(&self, snap: &Snapshot) -> io::Result<Vec<(crate::types::Name, Vec<u8>)>> {
@@ -118,14 +126,14 @@ impl Writeback {
             };
         }
         if snap.attr.kind == Kind::File && snap.data != Lsn::NONE {
-            let volume = self.volume.clone();
+            let (volume, limiter) = (self.volume.clone(), self.limiter());
             let mut bytes = 0;
-            let mut content = |sink: &mut dyn FnMut(crate::backing::Piece<'_>) -> io::Result<()>| {
+            let mut content = |sink: &mut dyn FnMut(Piece<'_>) -> io::Result<()>| {
                 volume.pull(&snap, None, &mut |p| {
-                    if let crate::backing::Piece::Data { bytes: b, .. } = &p {
+                    if let Piece::Data { bytes: b, .. } = &p {
                         bytes += b.len() as u64;
                     }
-                    sink(p)
+                    paced(limiter.as_deref(), p, sink)
                 })
             };
             let then = change_of(&snap, true);
@@ -153,6 +161,25 @@ impl Writeback {
     pub(super) fn set_attr_of(&self, path: &BackingPath, snap: &Snapshot, times: bool) -> io::Result<()> {
         self.volume.backing.set_attr(path, snap.attr.kind, &change_of(snap, times))
     }
+}
+
+/// Hands a piece on, not faster than the limiter allows.
+fn paced(
+    limiter: Option<&Limiter>,
+    piece: Piece<'_>,
+    sink: &mut dyn FnMut(Piece<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (Some(l), Piece::Data { offset, bytes }) = (limiter, &piece) else { return sink(piece) };
+    let mut at = 0;
+    while at < bytes.len() {
+        let n = l.piece().min(bytes.len() - at);
+        if !l.wait(n as u64) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "the gateway is ending"));
+        }
+        sink(Piece::Data { offset: offset + at as u64, bytes: &bytes[at..at + n] })?;
+        at += n;
+    }
+    Ok(())
 }
 
 fn change_of(snap: &Snapshot, times: bool) -> AttrChange {

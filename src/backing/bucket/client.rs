@@ -4,8 +4,9 @@
 use super::error::told;
 use super::markers::Markers;
 use super::meta::{DIRECTORY_TYPE, Found, Meta};
-use crate::backing::fence::{self, CHANGE, Fence, Times};
+use super::paced::{self, Pace};
 use super::wall::StoreClock;
+use crate::backing::fence::{self, CHANGE, Fence, Times};
 use crate::config::BucketUrl;
 use crate::types::{Kind, Stamp};
 use aws_config::retry::RetryConfig;
@@ -20,6 +21,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -30,6 +32,9 @@ const WHOLE: Duration = Duration::from_secs(11);
 /// One try of a request with a body. A lease is taken over only later than its last request can end.
 const BODY_ATTEMPT: Duration = Duration::from_secs(30);
 pub(super) const BODY_WHOLE: Duration = CHANGE;
+
+/// The bucket is there if it took or gave something so lately.
+const SURE_NS: u64 = 200_000_000;
 
 const SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
@@ -100,6 +105,7 @@ pub struct Page {
 pub struct Store {
     pub(super) runtime: Runtime,
     pub(super) client: Client,
+    pub pace: Arc<Pace>,
     pub url: BucketUrl,
     /// What every key of ours begins with.
     pub base: String,
@@ -138,7 +144,7 @@ fn seconds(t: Option<&DateTime>) -> i64 {
     t.map_or(0, DateTime::secs)
 }
 
-async fn client(wall: StoreClock) -> Result<Client, String> {
+async fn client(wall: StoreClock, pace: Arc<Pace>) -> Result<Client, String> {
     let mut trust = TrustStore::default();
     if let Some(file) = std::env::var_os("AWS_CA_BUNDLE") {
         let file = std::path::PathBuf::from(file);
@@ -154,6 +160,7 @@ async fn client(wall: StoreClock) -> Result<Client, String> {
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(tls)
         .build_https();
+    let http = paced::client(http, pace);
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_millis(3100))
         .operation_attempt_timeout(ATTEMPT)
@@ -191,12 +198,13 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|e| format!("starting the client's threads failed: {e}"))?;
-        let wall = StoreClock::default();
-        let client = runtime.block_on(client(wall.clone()))?;
+        let (wall, pace) = (StoreClock::default(), Arc::<Pace>::default());
+        let client = runtime.block_on(client(wall.clone(), pace.clone()))?;
         let base = if url.prefix.is_empty() { String::new() } else { format!("{}/", url.prefix) };
         Ok(Store {
             runtime,
             client,
+            pace,
             url: url.clone(),
             base,
             owner,
@@ -271,7 +279,13 @@ impl Store {
                 Ok(Some(Seen { etag, size, modified, meta }))
             }
             Err(e) => match told("looking at", key, e) {
-                e if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                e if e.kind() == io::ErrorKind::NotFound => {
+                    // That looks the same when the whole bucket is gone.
+                    if self.pace.quiet_ns() > SURE_NS {
+                        self.list(key, true, None).await?;
+                    }
+                    Ok(None)
+                }
                 e => Err(e),
             },
         }
@@ -362,6 +376,7 @@ impl Store {
         body: Body,
         expect: &Expect,
     ) -> io::Result<String> {
+        let _room = self.pace.room(body.len()).await;
         self.fence.check()?;
         self.put_unfenced(key, meta, body, expect).await
     }

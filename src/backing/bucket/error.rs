@@ -7,6 +7,52 @@ use std::io::{Error, ErrorKind};
 /// A conditional write found something else than it was to replace.
 pub const CHANGED: ErrorKind = ErrorKind::ResourceBusy;
 
+/// What the store refuses of one key, while it may take others.
+#[derive(Debug)]
+struct Refused(String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// An error as of a request that the store refused.
+pub fn refused(kind: ErrorKind, text: String) -> Error {
+    Error::new(kind, Refused(text))
+}
+
+/// Whether the store answered, and refused this very request. Others may go on.
+pub fn is_refused(e: &Error) -> bool {
+    e.get_ref().is_some_and(|e| e.is::<Refused>())
+}
+
+/// Whether an answer is about the request alone, not about the bucket or who asks.
+fn is_of_one_key(code: &str, status: u16) -> bool {
+    let of_all = [
+        "NoSuchBucket",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "TokenRefreshRequired",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "RequestExpired",
+        "RequestTimeout",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "SlowDown",
+        "Throttling",
+        "TooManyRequests",
+    ];
+    (400..500).contains(&status) && ![404, 408, 409, 412, 429].contains(&status) && !of_all.contains(&code)
+}
+
 /// An error of the store as one of the system's kinds. `what`: `storing`, `key`: of what.
 pub fn told<E>(what: &str, key: &str, e: SdkError<E, HttpResponse>) -> Error
 where
@@ -45,7 +91,11 @@ where
             (ErrorKind::Other, format!("the store said {status} {code}: {text}"))
         }
     };
-    Error::new(kind, format!("{what} {key}: {why}"))
+    let text = format!("{what} {key}: {why}");
+    match is_of_one_key(&code, status) {
+        true => refused(kind, text),
+        false => Error::new(kind, text),
+    }
 }
 
 fn deepest(e: &(dyn std::error::Error + 'static)) -> String {
@@ -128,5 +178,15 @@ mod tests {
         assert_eq!(kind("ConditionalRequestConflict", 409), Some(CHANGED));
         assert_eq!(kind("", 412), Some(CHANGED));
         assert_eq!(kind("InternalError", 500), None);
+        assert!(
+            is_of_one_key("AccessDenied", 403)
+                && is_of_one_key("", 403)
+                && is_of_one_key("KeyTooLongError", 400)
+        );
+        for (code, status) in
+            [("InvalidAccessKeyId", 403), ("ExpiredToken", 400), ("SlowDown", 503), ("", 412), ("", 301)]
+        {
+            assert!(!is_of_one_key(code, status), "{code}");
+        }
     }
 }

@@ -3,9 +3,10 @@
 
 use super::BucketBacking;
 use super::client::{Expect, Store};
-use super::error::is_changed;
+use super::error::{is_changed, is_refused, refused};
 use super::meta::Meta;
-use super::view::{Change, split};
+use super::stage::fresh;
+use super::view::{Change, Refusal, split};
 use std::future::Future;
 use std::io;
 use tokio::task::{JoinError, JoinSet};
@@ -82,7 +83,8 @@ async fn make(store: &Store, key: &str, change: &Change) -> io::Result<String> {
             let first = store.put(key, meta.as_deref(), body.clone(), expect).await;
             let Some(meta) = meta else { return first };
             let e = match first {
-                Err(e) if is_changed(&e) => e,
+                // Some stores say so of what is to be replaced and is not there.
+                Err(e) if is_changed(&e) || e.kind() == io::ErrorKind::NotFound => e,
                 other => return other,
             };
             // The answer to an earlier try may have been lost.
@@ -98,7 +100,13 @@ async fn make(store: &Store, key: &str, change: &Change) -> io::Result<String> {
                 _ => Err(e),
             }
         }
-        Change::Meta { etag, size, meta } => copy_any(store, key, etag, *size, key, meta).await,
+        Change::Meta { etag, size, meta } => match copy_any(store, key, etag, *size, key, meta).await {
+            Err(e) if is_changed(&e) => match store.head(key).await? {
+                Some(s) if s.meta.version == meta.version => Ok(s.etag),
+                _ => Err(e),
+            },
+            other => other,
+        },
         Change::Complete { upload, meta, expect, .. } => {
             let r = store.complete(key, &upload.id, &upload.parts, expect).await;
             let etag = match r {
@@ -124,7 +132,28 @@ async fn make(store: &Store, key: &str, change: &Change) -> io::Result<String> {
             copy_any(store, from, &there.etag, *size, key, meta).await
         }
         Change::Delete { .. } if key.ends_with('/') => store.delete_marker(key).await.map(|()| String::new()),
-        Change::Delete { expect } => store.delete(key, expect).await.map(|()| String::new()),
+        Change::Delete { expect, mine } => delete(store, key, expect, mine).await.map(|()| String::new()),
+    }
+}
+
+/// Removes what is known to stand under a key: this version, or one of ours whose arrival was not told.
+async fn delete(store: &Store, key: &str, expect: &Expect, mine: &[u64]) -> io::Result<()> {
+    let e = match expect {
+        Expect::Any => return store.delete(key, expect).await,
+        Expect::Etag(_) => match store.delete(key, expect).await {
+            Err(e) if is_changed(&e) => e,
+            other => return other,
+        },
+        Expect::Nothing => {
+            let text = format!("removing {key}: something else stored it meanwhile");
+            io::Error::new(super::error::CHANGED, text)
+        }
+    };
+    match store.head(key).await? {
+        // An earlier try took it away.
+        None => Ok(()),
+        Some(s) if mine.contains(&s.meta.version) => store.delete(key, &Expect::Etag(s.etag)).await,
+        Some(_) => Err(e),
     }
 }
 
@@ -138,40 +167,59 @@ fn round(key: &str, change: &Change) -> (u8, usize) {
     }
 }
 
+/// Whether a key is that of a path, or below it.
+fn concerns(key: &str, path: &str) -> bool {
+    let (a, b) = (key.trim_end_matches('/'), path.trim_end_matches('/'));
+    b.is_empty() || a.strip_prefix(b).is_some_and(|r| r.is_empty() || r.starts_with('/'))
+}
+
 impl BucketBacking {
-    /// Makes all changes that are on their way. Errors: one of them failed; the others were made.
+    /// As `flush`. Errors: also that something was refused that has to do with these paths.
+    pub(super) fn flush_for(&self, paths: &[&str]) -> io::Result<()> {
+        self.flush()?;
+        let view = self.view.lock();
+        match view.refused.iter().find(|(k, _)| paths.iter().any(|p| concerns(k, p))) {
+            Some((_, r)) => Err(io::Error::new(r.kind, r.text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes all changes that are on their way. Errors: one of them failed; the others were made. What the store
+    /// refuses stays on its way (`View::refused`) and is no error here.
     pub(super) fn flush(&self) -> io::Result<()> {
         let _one_at_a_time = self.flushing.lock();
+        let now_ns = super::looks::now_ns();
         let mut all: Vec<((u8, usize), String, Change)> = {
             let view = self.view.lock();
-            view.pending.iter().map(|(k, c)| (round(k, c), k.clone(), c.clone())).collect()
+            let due = |k: &String| view.refused.get(k).is_none_or(|r| r.retry.is_due(now_ns));
+            let due = view.pending.iter().filter(|(k, _)| due(k));
+            due.map(|(k, c)| (round(k, c), k.clone(), c.clone())).collect()
         };
-        if all.is_empty() {
-            return self.end_move();
-        }
         all.sort_by_key(|c| c.0);
-        let mut first_error = None;
         let mut rest = all.as_slice();
         let mut moved = false;
         while let Some((now, _, _)) = rest.first() {
             if now.0 > 0 && !moved {
                 // What was moved away is gone now.
-                self.end_move()?;
+                self.end_move_if_gone()?;
                 moved = true;
             }
             let n = rest.iter().take_while(|c| c.0 == *now).count();
             let (these, later) = rest.split_at(n);
-            if let Err(e) = self.flush_round(these) {
-                // What comes later may rely on it.
-                first_error.get_or_insert(e);
-                break;
-            }
+            // What comes later may rely on it.
+            self.flush_round(these)?;
             rest = later;
         }
-        match first_error {
-            Some(e) => Err(e),
-            None => self.end_move(),
-        }
+        self.end_move_if_gone()
+    }
+
+    /// What the store refused and has not taken since.
+    pub(super) fn refused_now(&self) -> Vec<(String, io::Error)> {
+        let view = self.view.lock();
+        let one = |(k, r): (&String, &Refusal)| {
+            (k.trim_end_matches('/').to_owned(), io::Error::new(r.kind, r.text.clone()))
+        };
+        view.refused.iter().map(one).collect()
     }
 
     fn flush_round(&self, these: &[((u8, usize), String, Change)]) -> io::Result<()> {
@@ -179,6 +227,9 @@ impl BucketBacking {
             let (backing, key, change) = (self.core(), key.clone(), change.clone());
             async move {
                 let full = backing.store.key(&key);
+                if let Some(e) = backing.waits_for_refused(&change) {
+                    return backing.made(&key, &change, Err(e));
+                }
                 let r = make(&backing.store, &full, &change).await;
                 backing.made(&key, &change, r)
             }
@@ -188,6 +239,14 @@ impl BucketBacking {
 }
 
 impl super::Core {
+    /// A copy of what the store refused has to wait for it.
+    fn waits_for_refused(&self, change: &Change) -> Option<io::Error> {
+        let Change::Copy { from, .. } = change else { return None };
+        let path = from.strip_prefix(&self.store.base).unwrap_or(from);
+        let view = self.view.lock();
+        view.refused.get(path).map(|r| refused(r.kind, r.text.clone()))
+    }
+
     /// Takes in what became of a change.
     fn made(&self, key: &str, change: &Change, r: io::Result<String>) -> io::Result<()> {
         match r {
@@ -207,6 +266,7 @@ impl super::Core {
                 log::warn!("{e}: both versions are kept");
                 let mut view = self.view.lock();
                 view.pending.remove(key);
+                view.refused.remove(key);
                 view.doubt(split(key.trim_end_matches('/')).0);
                 drop(view);
                 if let Change::Complete { upload, .. } = change {
@@ -214,7 +274,32 @@ impl super::Core {
                 }
                 Err(e)
             }
+            // Without what lies beside the files nothing is complete.
+            Err(e) if is_refused(&e) && !key.starts_with(super::OURS) => {
+                let mut view = self.view.lock();
+                let before = view.refused.get(key).map(|r| r.retry).unwrap_or_default();
+                let retry = before.later(super::looks::now_ns(), fresh().unwrap_or_default());
+                let refusal = Refusal { kind: e.kind(), text: e.to_string(), retry };
+                view.refused.insert(key.to_owned(), refusal);
+                Ok(())
+            }
             Err(e) => Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_concerns_what_is_above_it() {
+        assert!(
+            concerns("a/b", "a/b")
+                && concerns("a/b/", "a/b")
+                && concerns("a/b/c", "a/b")
+                && concerns("a", "")
+        );
+        assert!(!concerns("a/bc", "a/b") && !concerns("a", "a/b"));
     }
 }

@@ -160,7 +160,7 @@ impl BucketBacking {
             return Ok(());
         }
         self.end_uploads();
-        self.flush()?;
+        self.flush_for(&[""])?;
         // What could not be ended is noted still.
         self.end_left_uploads()?;
         let s = &self.store;

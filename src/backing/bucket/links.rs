@@ -5,7 +5,7 @@ use super::BucketBacking;
 use super::client::{Body, Expect};
 use super::flush::{copy_any, many};
 use super::meta::Meta;
-use super::stage::{fresh, marker, xattrs_path};
+use super::stage::{expected, fresh, marker, xattrs_path};
 use super::view::{Change, Entry};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ impl BucketBacking {
         let change = match names.len() {
             0 | 1 => {
                 view.groups.remove(&id);
-                Change::Delete { expect: Expect::Any }
+                Change::Delete { expect: Expect::Any, mine: Vec::new() }
             }
             _ => {
                 let lines: String = names.iter().map(|n| encoded(n.as_bytes()) + "\n").collect();
@@ -60,7 +60,7 @@ impl BucketBacking {
 
     /// Makes `to` another name of the file at `from`.
     pub(super) fn link(&self, from: &str, to: &str) -> Said {
-        self.flush()?;
+        self.flush_for(&[from, to])?;
         let (e, m) = self.at(from)?;
         if e.dir {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -73,7 +73,7 @@ impl BucketBacking {
         names.extend([from.to_owned(), to.to_owned()]);
         self.say_names(m.id, names);
         // Known before the copy is there: else a death would leave a second file.
-        self.flush()?;
+        self.flush_for(&[from, to, &links_path(m.id)])?;
         self.copy_to(from, &e, &m, to)
     }
 
@@ -106,7 +106,8 @@ impl BucketBacking {
             }
         }
         if m.xattrs {
-            self.view.lock().change(&xattrs_path(m.id), Change::Delete { expect: Expect::Any });
+            let gone = Change::Delete { expect: Expect::Any, mine: Vec::new() };
+            self.view.lock().change(&xattrs_path(m.id), gone);
         }
     }
 
@@ -156,16 +157,22 @@ impl BucketBacking {
         if e.dir {
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        let is_copied = matches!(self.view.lock().pending.get(path), Some(Change::Copy { .. }));
+        if is_copied {
+            // What it finds there is not known.
+            self.flush_for(&[path])?;
+        }
         self.left(path, &m);
         let mut view = self.view.lock();
-        let expect = match view.pending.get(path) {
-            None if !e.etag.is_empty() => Expect::Etag(e.etag),
-            _ => Expect::Any,
+        let (expect, mine) = match view.pending.get(path) {
+            // A store that lists no versions.
+            None if e.etag.is_empty() => (Expect::Any, Vec::new()),
+            _ => expected(&view, path, Some(&e)),
         };
         if let Some(Change::Complete { upload, .. }) = view.pending.get(path).cloned() {
             self.given_up.lock().push((path.to_owned(), upload));
         }
-        view.change(path, Change::Delete { expect });
+        view.change(path, Change::Delete { expect, mine });
         Ok(())
     }
 
@@ -186,7 +193,7 @@ impl BucketBacking {
         self.must_be_empty(path)?;
         self.left(path, &m);
         let mut view = self.view.lock();
-        view.change(&marker(path), Change::Delete { expect: Expect::Any });
+        view.change(&marker(path), Change::Delete { expect: Expect::Any, mine: Vec::new() });
         view.forget_below(path);
         Ok(())
     }

@@ -19,6 +19,7 @@ mod markers;
 mod meta;
 mod moves;
 mod multipart;
+mod paced;
 mod reads;
 mod stage;
 mod update;
@@ -34,6 +35,7 @@ use super::{
     Content, HeldLease, Limits, NewObject, Note, Update, Xattr,
 };
 use crate::config::BucketUrl;
+use crate::sys::limiter::Limiter;
 use crate::types::Kind;
 use cache::Cache;
 use client::Store;
@@ -164,6 +166,13 @@ impl Backing for BucketBacking {
     fn bounded(&self) -> bool {
         true
     }
+    fn pace(&self, limiter: &Arc<Limiter>) -> bool {
+        self.store.pace.set(limiter);
+        true
+    }
+    fn answers(&self) -> u64 {
+        self.store.pace.answers()
+    }
     fn requests(&self) -> Vec<(String, u64)> {
         self.store.requests()
     }
@@ -236,6 +245,11 @@ impl Backing for BucketBacking {
     fn sync(&self, _: &[BackingPath], _: &[BackingPath]) -> io::Result<()> {
         self.end_uploads();
         self.flush()
+    }
+
+    fn refused(&self) -> Vec<(BackingPath, io::Error)> {
+        let all = self.refused_now();
+        all.into_iter().map(|(k, e)| (BackingPath(k.into_bytes()), e)).collect()
     }
 
     fn has_house(&self) -> io::Result<bool> {

@@ -41,13 +41,20 @@ impl BucketBacking {
     }
 
     pub(super) fn rename_now(&self, from: &str, to: &str) -> io::Result<()> {
-        self.flush()?;
+        self.flush_for(&[from, to])?;
         if from == to {
             return Ok(());
         }
         let (e, m) = self.at(from)?;
         let old = self.make_way(to, e.dir, m.id)?;
-        self.flush()?;
+        self.flush_for(&[from, to])?;
+        if e.dir
+            && let Some(m) = &*self.moving.lock()
+        {
+            // The store lets nothing of the old place be removed: there is one journal.
+            let text = format!("moving {from} to {to}: the move to {} before it is not ended yet", m.to);
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
         self.must_be_as_known(to, e.dir, m.id, old.as_ref())?;
         if e.dir {
             return self.move_tree(from, to, &m);
@@ -56,7 +63,7 @@ impl BucketBacking {
         self.files.moved(m.id, &self.store.key(to));
         let mut view = self.view.lock();
         let (expect, _) = expected(&view, from, Some(&e));
-        view.change(from, Change::Delete { expect });
+        view.change(from, Change::Delete { expect, mine: Vec::new() });
         drop(view);
         self.renamed_names(|n| (n == from).then(|| to.to_owned()));
         Ok(())
@@ -167,15 +174,25 @@ impl BucketBacking {
         for (k, etag) in old {
             // What something else changed since it was copied stays.
             let expect = if etag.is_empty() { Expect::Any } else { Expect::Etag(etag) };
-            view.change(&format!("{from}/{k}"), Change::Delete { expect });
+            view.change(&format!("{from}/{k}"), Change::Delete { expect, mine: Vec::new() });
         }
-        view.change(&marker(from), Change::Delete { expect: Expect::Any });
+        view.change(&marker(from), Change::Delete { expect: Expect::Any, mine: Vec::new() });
         drop(view);
         let moved =
             |path: &str| path.strip_prefix(from).filter(|r| r.starts_with('/')).map(|r| format!("{to}{r}"));
         let (a, b) = (self.store.key(&marker(from)), self.store.key(&marker(to)));
         self.files.moved_tree(&a, &b);
         self.renamed_names(moved);
+    }
+
+    /// Ends a move, unless it counts and the store refused to remove some of what it left.
+    pub(super) fn end_move_if_gone(&self) -> io::Result<()> {
+        let counts = self.moving.lock().as_ref().is_some_and(|m| m.counts);
+        let stays = counts && {
+            let view = self.view.lock();
+            view.refused.keys().any(|k| matches!(view.pending.get(k), Some(Change::Delete { .. })))
+        };
+        if stays { Ok(()) } else { self.end_move() }
     }
 
     /// Ends a move: one that counts once its old keys are gone, another by taking its copies away.

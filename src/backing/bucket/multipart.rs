@@ -50,6 +50,7 @@ impl Store {
 
     /// Uploads one part; returns its version.
     pub async fn part(&self, key: &str, id: &str, n: i32, body: Vec<u8>) -> io::Result<String> {
+        let _room = self.pace.room(body.len()).await;
         self.fence.check()?;
         self.count(Request::Part);
         let sent = self

@@ -373,7 +373,7 @@ pub fn expected(view: &super::view::View, key: &str, old: Option<&Entry>) -> (Ex
         Some(Change::Put { expect, mine, meta, .. }) => {
             (expect.clone(), mine.iter().copied().chain(meta.as_ref().map(|m| m.version)).collect())
         }
-        Some(Change::Delete { expect }) => (expect.clone(), Vec::new()),
+        Some(Change::Delete { expect, mine }) => (expect.clone(), mine.clone()),
         Some(Change::Meta { etag, meta, .. }) => (Expect::Etag(etag.clone()), vec![meta.version]),
         Some(Change::Complete { expect, meta, .. }) => (expect.clone(), vec![meta.version]),
         Some(Change::Copy { .. }) => (Expect::Any, Vec::new()),

@@ -136,7 +136,7 @@ impl Weaver<'_> {
 impl BucketBacking {
     pub(super) fn update_now(&self, path: &str, update: Update<'_>) -> io::Result<()> {
         if self.view.lock().pending.contains_key(path) {
-            self.flush()?;
+            self.flush_for(&[path])?;
         }
         let (e, m) = self.at(path)?;
         if m.kind != Kind::File {
@@ -227,7 +227,8 @@ impl BucketBacking {
     fn set_xattrs(&self, m: &Meta, xattrs: &[crate::backing::Xattr]) {
         self.put_xattrs(m.id, xattrs);
         if xattrs.is_empty() && m.xattrs {
-            self.view.lock().change(&xattrs_path(m.id), Change::Delete { expect: Expect::Any });
+            let gone = Change::Delete { expect: Expect::Any, mine: Vec::new() };
+            self.view.lock().change(&xattrs_path(m.id), gone);
         }
     }
 
@@ -268,7 +269,7 @@ impl BucketBacking {
                 Change::Put { meta: Some(meta), body, expect, mine }
             }
             Some(Change::Complete { .. } | Change::Copy { .. }) => {
-                self.flush()?;
+                self.flush_for(&[path])?;
                 let (e, _) = self.at(path)?;
                 Change::Meta { etag: e.etag, size: e.size, meta }
             }

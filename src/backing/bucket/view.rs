@@ -36,27 +36,47 @@ pub enum Change {
         mine: Vec<u64>,
     },
     /// New metadata for what is there.
-    Meta {
-        etag: String,
-        size: u64,
-        meta: Arc<Meta>,
-    },
+    Meta { etag: String, size: u64, meta: Arc<Meta> },
     /// The last request of an upload in parts.
-    Complete {
-        upload: Upload,
-        meta: Arc<Meta>,
-        size: u64,
-        expect: Expect,
-    },
+    Complete { upload: Upload, meta: Arc<Meta>, size: u64, expect: Expect },
     /// The content of another key, after all others.
-    Copy {
-        from: String,
-        size: u64,
-        meta: Arc<Meta>,
-    },
+    Copy { from: String, size: u64, meta: Arc<Meta> },
     Delete {
         expect: Expect,
+        /// As for `Put`.
+        mine: Vec<u64>,
     },
+}
+
+/// A change that the store refused. It is tried again by itself, later each time.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub kind: std::io::ErrorKind,
+    pub text: String,
+    pub retry: Backoff,
+}
+
+/// When to try a refused change again: exponential, capped, with jitter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
+    tries: u32,
+    not_before_ns: u64,
+}
+
+impl Backoff {
+    const FIRST_NS: u64 = 1_000_000_000;
+    const CAP_NS: u64 = 30_000_000_000;
+
+    /// After one more failure. `dice`: any number.
+    pub fn later(self, now_ns: u64, dice: u64) -> Backoff {
+        let most = (Self::FIRST_NS << self.tries.min(5)).min(Self::CAP_NS);
+        let wait = most / 2 + dice % (most / 2);
+        Backoff { tries: self.tries + 1, not_before_ns: now_ns + wait }
+    }
+
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.not_before_ns
+    }
 }
 
 /// An upload in parts of which all parts are there.
@@ -80,6 +100,8 @@ pub struct View {
     names: usize,
     pub root: Option<Entry>,
     pub pending: BTreeMap<String, Change>,
+    /// Those of them that the store refused.
+    pub refused: BTreeMap<String, Refusal>,
     /// What arrived while a listing was on its way.
     landed: Vec<(String, Option<Entry>)>,
     pub loading: HashSet<String>,
@@ -249,6 +271,7 @@ impl View {
     /// A change has arrived, as this version.
     pub fn arrived(&mut self, key: &str, change: &Change, etag: String) {
         self.pending.remove(key);
+        self.refused.remove(key);
         if matches!(change, Change::Put { meta: None, .. }) {
             return;
         }
@@ -313,6 +336,10 @@ mod tests {
         Change::Put { meta: Some(meta(id)), body: Body::from(vec![1]), expect: Expect::Nothing, mine: vec![] }
     }
 
+    fn gone() -> Change {
+        Change::Delete { expect: Expect::Any, mine: vec![] }
+    }
+
     fn page(keys: &[&str], folders: &[&str]) -> Page {
         let object = |k: &&str| Listed { key: (*k).into(), etag: "e".into(), size: 3, modified: 9 };
         Page {
@@ -330,7 +357,7 @@ mod tests {
     fn a_listing_shows_what_is_on_its_way() {
         let mut v = View::default();
         v.change("d/new", put(1));
-        v.change("d/old", Change::Delete { expect: Expect::Any });
+        v.change("d/old", gone());
         v.change("d/sub/x", put(2));
         v.take("d", page(&["p/d/old", "p/d/kept", "p/d/", "p/d//odd"], &["p/d/sub/", "p/d//"]), "p/", 0);
         assert_eq!(names(&v, "d"), ["kept", "new", "sub"]);
@@ -357,6 +384,17 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_change_is_tried_ever_later() {
+        let mut b = Backoff::default();
+        for n in 0..20 {
+            let next = b.later(1000, 0x9e37_79b9 * n);
+            assert!(!next.is_due(1000 + 499_999_999) && next.is_due(1000 + Backoff::CAP_NS));
+            b = next;
+        }
+        assert!(!b.is_due(1000 + 14_999_999_999));
+    }
+
+    #[test]
     fn metadata_is_kept_while_the_object_is_the_same() {
         let mut v = View::default();
         v.take("", page(&["a", "b"], &["c/"]), "", 0);
@@ -375,12 +413,12 @@ mod tests {
     fn a_file_that_becomes_a_directory() {
         let mut v = View::default();
         v.take("", page(&["a"], &[]), "", 0);
-        v.change("a", Change::Delete { expect: Expect::Any });
+        v.change("a", gone());
         v.change("a/", put(1));
         assert!(v.find("a", 1).unwrap().unwrap().dir);
         v.take("", page(&["a"], &[]), "", 0);
         assert!(v.find("a", 1).unwrap().unwrap().dir, "whatever the store still lists");
-        v.arrived("a", &Change::Delete { expect: Expect::Any }, String::new());
+        v.arrived("a", &gone(), String::new());
         assert!(v.find("a", 1).unwrap().unwrap().dir);
     }
 }
