@@ -1,19 +1,22 @@
 #!/bin/sh
 # Installs forelog, its mount helpers, manual pages, completions and systemd unit; or removes them.
-# usage: install.sh [--uninstall] [--prefix DIR]     (DESTDIR is respected; FORELOG names the binary)
+# usage: install.sh [--uninstall [--force]] [--prefix DIR]     (DESTDIR is respected; FORELOG names the binary)
+# --uninstall is refused while something is mounted or a log in /var/lib/forelog holds data; --force does it all the same.
 set -eu
 
 usage() {
-    echo "usage: $0 [--uninstall] [--prefix DIR]" >&2
+    echo "usage: $0 [--uninstall [--force]] [--prefix DIR]" >&2
     exit 1
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/usr/local
 remove=no
+force=no
 while [ $# -gt 0 ]; do
     case $1 in
         --uninstall) remove=yes ;;
+        --force) force=yes ;;
         --prefix)
             [ $# -ge 2 ] || usage
             prefix=$2
@@ -37,6 +40,18 @@ helpers="mount.forelog mount.fuse.forelog umount.forelog umount.fuse.forelog"
 verbs="mount umount flush status top fsck dump trace completions man"
 
 if [ "$remove" = yes ]; then
+    held=""
+    if [ -x "$bin/forelog" ]; then
+        # Without the program nobody could bring them to their backing.
+        held=$(FORELOG=$bin/forelog "$here/held-logs" ${root:+"$root/var/lib/forelog"})
+    fi
+    if [ -n "$held" ]; then
+        echo "$held" >&2
+        if [ "$force" = no ]; then
+            echo "not removed: unmount, or mount and unmount these logs, so that all is stored; --force removes forelog and keeps the logs" >&2
+            exit 2
+        fi
+    fi
     rm -f "$bin/forelog" "$unit" "$man/forelog.1" \
         "$bash_dir/forelog" "$zsh_dir/_forelog" "$fish_dir/forelog.fish"
     for verb in $verbs; do rm -f "$man/forelog-$verb.1"; done

@@ -1,5 +1,6 @@
 //! The command line, raw: `resolve` gives it meaning.
 
+use super::examples;
 use super::options::{KEYS, Settings};
 use super::report::ReportArgs;
 use super::top::TopArgs;
@@ -9,31 +10,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const EXAMPLES: &str = "\
-Examples:
-  forelog mount /mnt/nas /data              # write to /data at local speed
-  forelog status /data                      # what is where, what is left to store
-  forelog flush /data                       # returns once all is in /mnt/nas
-  forelog umount /data                      # drains, unmounts; exit 3: bytes remain in the log
-
-Exit codes: 0 done, 1 usage, 2 refused or failed, 3 bytes remain in the log.";
-
-const MOUNT_EXAMPLES: &str = "\
-SIZE is 4MiB, 4M or 4194304; DURATION is 300ms, 5s, 5m or 2h; RATE is a SIZE a second.
-Each option may also be given as -o NAME=VALUE, as FORELOG_NAME in the environment,
-or as a key of the TOML file named by --config. A flag wins over -o, that over the
-environment, that over the file.
-
-Examples:
-  forelog mount /mnt/nas /data
-  forelog mount /mnt/nas /data --log-dir /ssd/log --log-size 32GiB --upload-limit 50MiB/s
-  forelog mount s3://my-bucket/files /data              # credentials as for every AWS program
-  forelog mount -f --config /etc/forelog/data.toml      # backing and mountpoint are keys there
-  /etc/fstab:  /mnt/nas  /data  fuse.forelog  _netdev,nofail,log_dir=/ssd/log  0  0";
-
 /// A local, crash-safe, predictive write-ahead log in front of a slow directory or a bucket
 #[derive(Debug, Parser)]
-#[command(name = "forelog", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "forelog", version, long_version = super::version::long(), after_help = examples::PROGRAM)]
+#[command(disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
@@ -66,7 +46,7 @@ pub enum Verb {
 }
 
 #[derive(Debug, Default, Args)]
-#[command(after_help = MOUNT_EXAMPLES)]
+#[command(after_help = examples::MOUNT)]
 pub struct MountArgs {
     /// Where the files end up: a slow directory, or s3://BUCKET/PREFIX
     pub backing: Option<String>,
@@ -215,6 +195,7 @@ impl MountArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::UMOUNT)]
 pub struct UmountArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,
@@ -233,6 +214,7 @@ pub struct UmountArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::FLUSH)]
 pub struct FlushArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,
@@ -247,6 +229,7 @@ pub struct FlushArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::STATUS)]
 pub struct StatusArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,
@@ -256,6 +239,7 @@ pub struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::FSCK)]
 pub struct FsckArgs {
     /// The log's directory, no gateway on it
     pub log_dir: PathBuf,
@@ -265,12 +249,14 @@ pub struct FsckArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::DUMP)]
 pub struct DumpArgs {
     /// The log's directory
     pub log_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::TRACE)]
 pub struct TraceArgs {
     #[command(subcommand)]
     pub what: TraceVerb,
@@ -287,7 +273,9 @@ pub enum TraceVerb {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::RECORD)]
 pub struct RecordArgs {
+    /// Where it is mounted
     pub mountpoint: PathBuf,
     /// A new file; packed if its name ends in .gz
     pub file: PathBuf,
@@ -297,6 +285,7 @@ pub struct RecordArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::TRAIN)]
 pub struct TrainArgs {
     /// The trace
     pub file: PathBuf,
@@ -312,6 +301,7 @@ pub struct TrainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY)]
 pub struct ReplayArgs {
     /// The trace
     pub file: PathBuf,
@@ -349,12 +339,14 @@ fn milliseconds(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::COMPLETIONS)]
 pub struct CompletionsArgs {
     /// bash, zsh, fish, elvish or powershell
     pub shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::MAN)]
 pub struct ManArgs {
     /// The page of one verb
     pub verb: Option<String>,

@@ -4,6 +4,7 @@ mod args;
 mod checks;
 mod completions;
 mod dump;
+mod examples;
 mod flush;
 mod fsck;
 mod gateway;
@@ -20,6 +21,7 @@ mod top;
 mod trace;
 mod umount;
 mod units;
+mod version;
 
 use crate::control::{Engine, Verdict};
 use args::{Cli, Verb};

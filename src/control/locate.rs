@@ -56,7 +56,10 @@ impl Place {
 /// When the directory cannot be made or is somebody else's.
 pub fn make_place(mountpoint: &Path) -> io::Result<Place> {
     let uid = peercred::own_uid();
-    let dir = own_dirs(uid).swap_remove(0);
+    let mut dirs = own_dirs(uid);
+    // A user who did not log in, as under su or cron, has no /run/user/UID.
+    let there = dirs.iter().position(|d| d.parent().is_some_and(paths::exists));
+    let dir = dirs.swap_remove(there.unwrap_or(0));
     paths::own_dir(&dir, if uid == 0 { 0o755 } else { 0o700 }, uid)
         .map_err(|e| io::Error::new(e.kind(), format!("the runtime directory {}: {e}", dir.display())))?;
     Ok(Place::of(&dir, mountpoint))

@@ -12,6 +12,7 @@ mod recorder;
 mod replayed;
 mod report;
 mod series;
+mod service;
 mod target;
 mod workers;
 
@@ -55,10 +56,10 @@ struct Life {
     unmounting: bool,
     /// The verdict of the shutdown, once it is over.
     over: Option<Verdict>,
+    /// A signal asked to end.
+    signalled: bool,
     /// Asked to stop at once, even with bytes left.
     hurry: bool,
-    /// Signals while a umount waited.
-    signals_held: u32,
     /// Since when the mount is not in the tree of mounts that we see.
     off_tree_ns: Option<u64>,
 }
@@ -174,11 +175,22 @@ impl Gateway {
         self.volume.dirty.is_empty() && !parked && !self.writeback.in_step() && self.volume.dirty.is_empty()
     }
 
-    /// Unmounts, EBUSY kept.
+    /// Unmounts, EBUSY kept. Nothing to do when another thread of ours, or something else, just did.
     fn unmount(&self, lazy: bool) -> io::Result<()> {
-        self.life.0.lock().unmounting = true;
+        let (m, c) = &self.life;
+        {
+            let mut l = m.lock();
+            while l.unmounting && l.ending.is_none() {
+                c.wait_for(&mut l, Duration::from_millis(50));
+            }
+            if l.ending.is_some() {
+                return Ok(());
+            }
+            l.unmounting = true;
+        }
         let r = fusemount::unmount(&self.config.mountpoint, lazy);
-        self.life.0.lock().unmounting = r.is_ok();
+        m.lock().unmounting = r.is_ok();
+        c.notify_all();
         r
     }
 
@@ -199,23 +211,28 @@ impl Gateway {
         }
     }
 
-    /// A signal: drain, unmount, end. A second one: end now, the log keeps the rest.
+    /// A signal: drain, unmount, end. A second one: end now, the log keeps the rest. One that comes while an unmount is
+    /// under way, as at a machine's shutdown, lets that go on.
     fn signalled(self: &Arc<Self>) {
+        let (m, c) = &self.life;
         {
-            let (m, c) = &self.life;
             let mut l = m.lock();
-            if self.draining.swap(true, Ordering::AcqRel) || l.ending.is_some() {
-                // The shutdown's signal comes while its umount waits for the very drain that it asks for.
-                l.hurry = l.ending != Some(Ending::Held) || l.signals_held > 0;
-                l.signals_held += 1;
+            if std::mem::replace(&mut l.signalled, true) {
+                l.hurry = true;
                 c.notify_all();
                 return;
             }
         }
+        self.draining.store(true, Ordering::Release);
         log::info!("signal: draining, then unmounting");
         let drained = self.drain(Some(self.config.umount_timeout), &mut |_| ());
-        if self.life.0.lock().ending.is_some() {
-            return log::info!("somebody else has unmounted it meanwhile");
+        {
+            let mut l = m.lock();
+            if l.ending.is_some() {
+                l.hurry |= !drained;
+                c.notify_all();
+                return;
+            }
         }
         if let Err(e) = self.unmount(false) {
             log::warn!("unmounting failed ({e}); detaching: files still open there become useless");
@@ -250,6 +267,9 @@ impl Gateway {
 
 /// Runs a gateway to its end.
 fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
+    if ready.is_foreground() {
+        service::opening();
+    }
     // Before anything is opened: a port that is taken costs nothing.
     let listener = config.metrics.map(Exporter::bind).transpose()?;
     let opened = open::open(&config)?;
@@ -314,11 +334,12 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
             return Err(e.to_string());
         }
     };
-    let weak = Arc::downgrade(gateway);
+    let (weak, told) = (Arc::downgrade(gateway), ready.clone());
     let signals = crate::sys::signal::SignalThread::start(move |s| {
         if s != crate::sys::signal::Signal::Hangup
             && let Some(g) = weak.upgrade()
         {
+            told.stopping();
             // On a thread of its own, so that a second signal is heard while this one drains.
             let started = crate::sys::worker::spawn("terminate", move || g.signalled());
             if let Err(e) = started {
@@ -330,6 +351,7 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
     let utab = utab_add(c);
     log::info!("serving {} on {}", c.backing, c.mountpoint.display());
     ready.mounted();
+    let service = if ready.is_foreground() { service::start(gateway) } else { None };
     let why = gateway.wait_for_end(&served);
     ready.stopping();
     if utab && let Err(e) = crate::sys::utab::remove(&c.mountpoint) {
@@ -341,7 +363,7 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
         m.lock().over = Some(verdict.clone());
         cv.notify_all();
     }
-    drop(signals);
+    drop((signals, service));
     if let Err(e) = server.stop() {
         log::warn!("ending the control channel failed: {e}");
     }

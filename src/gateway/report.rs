@@ -60,7 +60,7 @@ impl Gateway {
         }
     }
 
-    fn state(&self) -> (State, Option<String>) {
+    pub(super) fn state(&self) -> (State, Option<String>) {
         if self.volume.wal.committer.latched.load(Ordering::Relaxed) > 0 {
             let why = match self.mending.lock().trouble.clone() {
                 None => "it is being written to another file".to_owned(),

@@ -127,6 +127,11 @@ impl Ready {
         Ok(Ready { inner: Arc::new(Mutex::new(inner)) })
     }
 
+    /// In front: the service manager, if there is one, is ours to tell.
+    pub fn is_foreground(&self) -> bool {
+        !self.inner.lock().background
+    }
+
     /// The mount answers requests.
     pub fn mounted(&self) {
         self.say("mounted\n", "READY=1\nSTATUS=serving");
@@ -134,7 +139,7 @@ impl Ready {
 
     /// The gateway has begun to end.
     pub fn stopping(&self) {
-        if !self.inner.lock().background
+        if self.is_foreground()
             && let Err(e) = notify("STOPPING=1\nSTATUS=draining")
         {
             log::warn!("cannot tell the service manager: {e}");

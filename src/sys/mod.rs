@@ -23,6 +23,7 @@ pub mod peercred;
 pub mod pool;
 pub mod proc;
 pub mod published;
+pub mod pulse;
 pub mod signal;
 pub mod uring;
 pub mod utab;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const HISTORY: &str = "history";
 
 #[derive(Debug, Args)]
+#[command(after_help = crate::cli::examples::REPORT)]
 pub struct ReportArgs {
     /// Where it is mounted; or a log directory with its kept history, or a trace
     #[arg(value_name = "MOUNTPOINT|HISTORY")]

@@ -27,6 +27,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
+#[command(after_help = crate::cli::examples::TOP)]
 pub struct TopArgs {
     /// Where it is mounted
     pub mountpoint: PathBuf,

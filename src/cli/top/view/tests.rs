@@ -57,7 +57,7 @@ fn points(count: u64) -> SeriesPart {
         number: n,
         span_ms: 1000,
         horizon_ms: 1000,
-        written_bytes: if n % 20 < 8 { (40 + n % 5) << 20 } else { n % 3 << 18 },
+        written_bytes: if n % 20 < 8 { (40 + n % 5) << 20 } else { (n % 3) << 18 },
         expected_bytes: if (n + 1) % 20 < 8 { 30 << 20 } else { 1 << 20 },
         q95_bytes: if (n + 1) % 20 < 8 { 50 << 20 } else { 8 << 20 },
         reserve_bytes: (8 + n % 20) << 20,
