@@ -92,10 +92,11 @@ impl Drop for Exporter {
             ip => ip,
         };
         let woken = TcpStream::connect_timeout(&SocketAddr::new(ip, self.address.port()), PATIENCE);
-        match (woken, self.thread.take()) {
-            (Ok(_), Some(thread)) if thread.join().is_err() => log::error!("the metrics thread panicked"),
-            (Err(e), _) => log::debug!("the metrics thread is left to the end of the process: {e}"),
-            _ => {}
+        if let Err(e) = woken {
+            return log::debug!("the metrics thread is left to the end of the process: {e}");
+        }
+        if self.thread.take().is_some_and(|t| t.join().is_err()) {
+            log::error!("the metrics thread panicked");
         }
     }
 }
