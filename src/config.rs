@@ -1,6 +1,13 @@
 //! F0: what a mount was told to do, all checked: plain values, made once by `cli/resolve`, read by
 //! whoever is given them.
 
+mod hours;
+mod live;
+
+pub use hours::{Hours, clock_text};
+pub use live::{LIVE_KEYS, Live, LogLevel, duration_text, size_text};
+
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,7 +70,7 @@ impl fmt::Display for Place {
 }
 
 /// What `--predict` asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Predict {
     /// The leader chooses among all models.
     Auto,
@@ -127,7 +134,7 @@ pub struct MountFlags {
 }
 
 /// What idle CPUs do while programs ask a lot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Idle {
     /// As `Poll` on a machine with at most four CPUs.
     #[default]
@@ -165,6 +172,10 @@ pub struct Config {
     pub writeback_age: Duration,
     /// Bytes a second; none is no limit.
     pub upload_limit: Option<u64>,
+    /// Local hours at which it goes to the backing; none is at any time.
+    pub upload_hours: Option<Hours>,
+    /// Bytes a second at other hours; 0 is nothing.
+    pub upload_outside: u64,
     pub predict: Predict,
     /// Time between forecasts.
     pub predict_interval: Duration,
@@ -182,6 +193,7 @@ pub struct Config {
     pub log_file: PathBuf,
     /// Most bytes of the read cache beside the log; none: a share of the free space; 0: no cache.
     pub cache_bytes: Option<u64>,
+    pub log_level: LogLevel,
     pub read_only: bool,
     /// Take the backing over from a gateway whose lease lapsed.
     pub takeover: bool,

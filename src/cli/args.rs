@@ -1,5 +1,6 @@
 //! The command line, raw: `resolve` gives it meaning.
 
+use super::args_control::{QueueArgs, SetArgs};
 use super::examples;
 use super::options::{KEYS, Settings};
 use super::report::ReportArgs;
@@ -33,6 +34,10 @@ pub enum Verb {
     Top(TopArgs),
     /// Plot a mount's last hours, a kept history or a trace in a page for a browser
     Report(ReportArgs),
+    /// Show or change settings of a mount while it serves
+    Set(SetArgs),
+    /// Show what waits for the backing, or send something first
+    Queue(QueueArgs),
     /// Check a log offline; never changes it
     Fsck(FsckArgs),
     /// Print a log's records as JSON lines
@@ -91,6 +96,12 @@ pub struct MountArgs {
     /// Most that is kept of what was read of a bucket, in the log directory; 0: nothing [default: a tenth of the free space there, at most 8GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
+    /// Local hours at which what is written goes to the backing, as 22:00-06:00; more with + [default: none, at any time]
+    #[arg(long, value_name = "HOURS")]
+    pub upload_hours: Option<String>,
+    /// Outside of them: stop, or a RATE; a log 80 % full, flush and umount go on [default: stop]
+    #[arg(long, value_name = "RATE")]
+    pub upload_outside: Option<String>,
     /// Forecast of writes: auto, off, or a model's name [default: auto]
     #[arg(long, value_name = "MODEL")]
     pub predict: Option<String>,
@@ -124,6 +135,9 @@ pub struct MountArgs {
     /// Where a gateway in the background logs [default: forelog.log in the log directory]
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<String>,
+    /// Lines that are logged: error, warn, info, debug, or auto: what RUST_LOG says, else info [default: auto]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// Refuse all changes
     #[arg(long)]
     pub read_only: bool,
@@ -133,6 +147,9 @@ pub struct MountArgs {
     /// Vouch that nobody else writes to the bucket, whose store ignores conditions
     #[arg(long)]
     pub sole_writer: bool,
+    /// Print every setting as a config file, with where each comes from; mount nothing
+    #[arg(long)]
+    pub print_config: bool,
     /// The child that a mount in the background starts
     #[arg(long, hide = true)]
     pub background_child: bool,
@@ -161,6 +178,8 @@ impl MountArgs {
             ("writeback-age", &self.writeback_age),
             ("upload-limit", &self.upload_limit),
             ("cache-size", &self.cache_size),
+            ("upload-hours", &self.upload_hours),
+            ("upload-outside", &self.upload_outside),
             ("predict", &self.predict),
             ("interval", &self.interval),
             ("durability", &self.durability),
@@ -172,6 +191,7 @@ impl MountArgs {
             ("metrics", &self.metrics),
             ("config", &self.config),
             ("log-file", &self.log_file),
+            ("log-level", &self.log_level),
         ];
         let switches = [
             ("foreground", self.foreground),
@@ -428,10 +448,12 @@ mod tests {
     fn the_command_line_is_sound_and_names_only_what_is_there() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for verb in "mount umount flush status top report fsck dump trace completions man".split(' ') {
+        for verb in
+            "mount umount flush status top report set queue fsck dump trace completions man".split(' ')
+        {
             assert!(help.contains(&format!("  {verb} ")), "{verb}");
         }
-        for verb in "set queue versions undo".split(' ') {
+        for verb in "versions undo".split(' ') {
             assert!(!help.contains(&format!("\n  {verb} ")), "{verb}");
         }
     }

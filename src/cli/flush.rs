@@ -39,7 +39,7 @@ fn attempt(args: &FlushArgs) -> Result<Verdict, Verdict> {
 
 /// A path as the gateway knows it: relative to the root of the mount. A relative one is taken from where
 /// we stand when that is in the mount, else from the mount's root.
-fn inside(mountpoint: &Path, path: &Path) -> Result<Vec<u8>, String> {
+pub fn inside(mountpoint: &Path, path: &Path) -> Result<Vec<u8>, String> {
     let canonical = |p: &Path| paths::canonical_mountpoint(p).ok();
     let here = canonical(path).filter(|p| p.starts_with(mountpoint));
     let there = || canonical(&mountpoint.join(path)).filter(|p| p.starts_with(mountpoint));

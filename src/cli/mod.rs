@@ -1,6 +1,7 @@
 //! F7: the command line. `args` (raw) -> `resolve` (all checks, one Config) -> one file a verb.
 
 mod args;
+mod args_control;
 mod checks;
 mod completions;
 mod dump;
@@ -13,9 +14,12 @@ mod man;
 mod mount;
 mod options;
 mod output;
+mod print_config;
 mod progress;
+mod queue;
 mod report;
 mod resolve;
+mod set;
 mod status;
 mod top;
 mod trace;
@@ -58,6 +62,8 @@ fn run(verb: Verb, argv: &[OsString], engine: &dyn Engine) -> Verdict {
         Verb::Status(args) => status::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Set(args) => set::run(&args, engine),
+        Verb::Queue(args) => queue::run(&args),
         Verb::Fsck(args) => fsck::run(&args, engine),
         Verb::Dump(args) => dump::run(&args, engine),
         Verb::Trace(args) => trace::run(&args, engine),

@@ -2,6 +2,7 @@
 
 use super::args::MountArgs;
 use super::logging;
+use super::print_config;
 use super::resolve::{Resolved, resolve};
 use crate::config::Config;
 use crate::control::{Engine, Verdict};
@@ -27,6 +28,9 @@ pub fn run(args: &MountArgs, argv: &[OsString], engine: &dyn Engine) -> Verdict 
         }
     };
     let env = |name: &str| std::env::var(name).ok();
+    if args.print_config && child.is_none() {
+        return print_config::run(args, env, &engine.abilities());
+    }
     let resolved = resolve(args, env, &engine.abilities()).and_then(|r| prepare(&r.config).map(|()| r));
     let Resolved { config, foreground, notes } = match resolved {
         Ok(resolved) => resolved,
@@ -42,14 +46,14 @@ pub fn run(args: &MountArgs, argv: &[OsString], engine: &dyn Engine) -> Verdict 
     }
     match child {
         Some(ready) => {
-            logging::init();
+            logging::init(config.log_level);
             if let Err(e) = leave_directory() {
                 log::warn!("cannot leave the starting directory: {e}");
             }
             serve(config, ready, &notes, engine)
         }
         None if foreground => {
-            logging::init();
+            logging::init(config.log_level);
             serve(config, Ready::foreground(), &notes, engine)
         }
         None => {

@@ -21,6 +21,8 @@ pub const KEYS: &[&str] = &[
     "writeback-age",
     "upload-limit",
     "cache-size",
+    "upload-hours",
+    "upload-outside",
     "predict",
     "interval",
     "durability",
@@ -32,6 +34,7 @@ pub const KEYS: &[&str] = &[
     "metrics",
     "config",
     "log-file",
+    "log-level",
     "read-only",
     "takeover",
     "sole-writer",
@@ -39,7 +42,7 @@ pub const KEYS: &[&str] = &[
 ];
 
 /// Keys that may stand alone, meaning yes.
-const SWITCHES: &[&str] = &["foreground", "read-only", "takeover", "sole-writer"];
+pub const SWITCHES: &[&str] = &["foreground", "read-only", "takeover", "sole-writer"];
 
 /// Words of fstab and mount(8) that say nothing to us.
 const NOISE: &[&str] = &[
@@ -140,7 +143,7 @@ pub fn from_o(list: &str, flags: &mut MountFlags, sloppy: bool) -> Result<Settin
             (Some(_), None) => return Err(usage(format!("-o {name} needs a value: -o {name}=..."))),
             (None, _) if name == "remount" => {
                 return Err(Verdict::refused(
-                    "-o remount: a forelog mount cannot be changed while mounted; `forelog umount` it, then mount it anew",
+                    "-o remount: not possible; `forelog set MOUNTPOINT KEY=VALUE` changes what can change while mounted, else `forelog umount` it and mount it anew",
                 ));
             }
             (None, _) if sloppy => {}
@@ -209,25 +212,43 @@ pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Settings {
     settings
 }
 
-/// Reads a TOML config file's text.
+/// Reads a TOML config file's text. Errors name the file and the line.
 pub fn from_toml(text: &str, file: &str) -> Result<Settings, Verdict> {
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-        let line = e.span().map(|s| text[..s.start].lines().count().max(1)).unwrap_or(1);
-        Verdict::refused(format!("config {file}, line {line}: {}", e.message()))
-    })?;
+    let line_at =
+        |at: usize| 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count();
+    let refuse = |e: toml::de::Error| {
+        let line = e.span().map_or(1, |s| line_at(s.start));
+        Verdict::refused(format!("config {file}:{line}: {}", e.message()))
+    };
+    let places = toml::de::DeTable::parse(text).map_err(refuse)?;
+    let mut lines: Vec<(usize, String)> =
+        places.get_ref().keys().map(|k| (line_at(k.span().start), k.get_ref().to_string())).collect();
+    lines.sort();
+    let table: toml::Table = text.parse().map_err(refuse)?;
     let mut settings = Settings::default();
-    for (name, value) in &table {
+    // Both spellings of one key would hide each other.
+    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for (line, name) in &lines {
         let Some(key) = key_of(name).filter(|k| *k != "config") else {
-            return Err(usage(format!("config {file}: no such key '{name}'{}", suggestion(name, KEYS))));
+            return Err(usage(format!(
+                "config {file}:{line}: no such key '{name}'{}",
+                suggestion(name, KEYS)
+            )));
         };
-        let value = match value {
-            toml::Value::String(s) => s.clone(),
-            toml::Value::Integer(n) => n.to_string(),
-            toml::Value::Float(x) => x.to_string(),
-            toml::Value::Boolean(b) => b.to_string(),
-            _ => return Err(usage(format!("config {file}: '{name}' takes a text, a number or true/false"))),
+        if let Some(before) = seen.insert(key, *line) {
+            return Err(usage(format!("config {file}:{line}: '{name}' is given already in line {before}")));
+        }
+        let value = match table.get(name) {
+            Some(toml::Value::String(s)) => s.clone(),
+            Some(toml::Value::Integer(n)) => n.to_string(),
+            Some(toml::Value::Float(x)) => x.to_string(),
+            Some(toml::Value::Boolean(b)) => b.to_string(),
+            _ => {
+                let what = "takes a text, a number or true/false";
+                return Err(usage(format!("config {file}:{line}: '{name}' {what}")));
+            }
         };
-        settings.set(key, value, format!("config {file}: {name}"));
+        settings.set(key, value, format!("config {file}:{line}: {name}"));
     }
     Ok(settings)
 }
@@ -309,11 +330,19 @@ mod tests {
     fn config_and_environment() {
         let s = from_toml("log_size = 1048576\nsegment-min = '1M'\nread-only = true\n", "f").unwrap();
         assert_eq!(s.get("log-size").unwrap().value, "1048576");
-        assert_eq!(s.get("read-only").unwrap().from, "config f: read-only");
+        assert_eq!(s.get("read-only").unwrap().from, "config f:3: read-only");
         let e = |text: &str| from_toml(text, "f").unwrap_err();
-        assert_eq!(e("log_sise = 1").message, "config f: no such key 'log_sise'; did you mean 'log-size'?");
+        assert_eq!(e("log_sise = 1").message, "config f:1: no such key 'log_sise'; did you mean 'log-size'?");
         assert_eq!((e("log-size = [1]").code, e("a = 1").code, e("config = 'x'").code), (1, 1, 1));
-        assert!(e("\n\nlog-size = = 1").message.starts_with("config f, line 3: "));
+        assert!(e("\n\nlog-size = = 1").message.starts_with("config f:3: "));
+        assert_eq!(
+            e("# ä\n\nthread = 1\n").message,
+            "config f:3: no such key 'thread'; did you mean 'threads'?"
+        );
+        assert_eq!(
+            e("log-size = 1\nlog_size = 2").message,
+            "config f:2: 'log_size' is given already in line 1"
+        );
         let s = from_env(|name| (name == "FORELOG_COMMIT_INTERVAL").then(|| "2s".into()));
         assert_eq!(s.get("commit-interval").unwrap().from, "FORELOG_COMMIT_INTERVAL");
     }

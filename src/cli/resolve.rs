@@ -6,9 +6,12 @@ use super::checks;
 use super::options::{Settings, from_env, from_o, from_toml, suggestion, usage};
 use super::units;
 use crate::backing::bucket::CACHE_MIN;
-use crate::config::{Config, Durability, Idle, MountFlags, Place, Predict, Transport, WaitUmount};
+use crate::config::{
+    Config, Durability, Hours, Idle, Live, LogLevel, MountFlags, Place, Predict, Transport, WaitUmount,
+};
 use crate::control::{Abilities, Verdict};
 use crate::sys::{paths, peercred};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -113,6 +116,8 @@ pub fn resolve(
         commit_interval: times.commit_interval,
         writeback_age: times.writeback_age,
         upload_limit: choices.upload_limit,
+        upload_hours: choices.upload_hours,
+        upload_outside: choices.upload_outside,
         predict: choices.predict,
         predict_interval: times.interval,
         durability: choices.durability,
@@ -124,12 +129,77 @@ pub fn resolve(
         metrics: choices.metrics,
         log_file,
         cache_bytes: choices.cache_bytes,
+        log_level: choices.log_level,
         read_only: switches.1,
         takeover,
         sole_writer: switches.2,
         flags: MountFlags { allow_other: flags.allow_other || root, ..flags },
     };
     Ok(Resolved { config, foreground: switches.0, notes: reader.notes })
+}
+
+/// The settings that may change while mounted, by the rules of a mount; and notes, as for a mount.
+pub fn live(
+    settings: &Settings,
+    abilities: &Abilities,
+    log_bytes: u64,
+) -> Result<(Live, Vec<String>), Verdict> {
+    let mut reader = Reader { settings, notes: Vec::new() };
+    let (times, choices) = (reader.times()?, reader.choices(abilities)?);
+    let (sizes, reserve_max) = (reader.segment_sizes()?, reader.size("reserve-max")?);
+    let live = Live {
+        upload_limit: choices.upload_limit,
+        upload_hours: choices.upload_hours,
+        upload_outside: choices.upload_outside,
+        writeback_age: times.writeback_age,
+        seal_after: times.seal_after,
+        commit_interval: times.commit_interval,
+        umount_timeout: times.umount_timeout,
+        predict: choices.predict,
+        reserve_bytes_max: reader.fit_reserve(reserve_max, log_bytes, sizes.min_bytes)?,
+        segment_bytes: sizes.static_bytes,
+        segment_bytes_min: sizes.min_bytes,
+        segment_bytes_max: reader.fit_max(&sizes, log_bytes),
+        idle: choices.idle,
+        log_level: choices.log_level,
+    };
+    Ok((live, reader.notes))
+}
+
+/// Values, as TOML, of the keys that were not given and have a figure of their own, whatever the machine. All that was given
+/// is checked on the way.
+pub fn defaults(
+    settings: &Settings,
+    abilities: &Abilities,
+) -> Result<BTreeMap<&'static str, String>, Verdict> {
+    let reader = Reader { settings, notes: Vec::new() };
+    let log_bytes = reader.size("log-size")?.unwrap_or(u64::MAX);
+    let texts = live(settings, abilities, log_bytes)?.0.texts();
+    let quoted = super::print_config::quoted;
+    let mut out = BTreeMap::new();
+    for key in super::options::SWITCHES {
+        reader.switch(key)?;
+        out.insert(*key, "false".into());
+    }
+    for key in crate::config::LIVE_KEYS {
+        if let Some(text) = texts.get(*key) {
+            out.insert(*key, quoted(text));
+        }
+    }
+    if settings.get("log-size").is_none() {
+        out.remove("reserve-max");
+    }
+    let interval = crate::config::duration_text(reader.times()?.interval);
+    for (key, value) in [
+        ("interval", interval.as_str()),
+        ("durability", "log"),
+        ("wait-umount", "auto"),
+        ("threads", &reader.threads()?.to_string()),
+        ("transport", "auto"),
+    ] {
+        out.insert(key, quoted(value));
+    }
+    Ok(out)
 }
 
 /// `/var/lib/forelog/ID` as root, else beneath `$XDG_STATE_HOME` or `~/.local/state`. The ID is the
@@ -173,12 +243,15 @@ struct Times {
 struct Choices {
     upload_limit: Option<u64>,
     cache_bytes: Option<u64>,
+    upload_hours: Option<Hours>,
+    upload_outside: u64,
     predict: Predict,
     durability: Durability,
     wait_umount: WaitUmount,
     transport: Transport,
     idle: Idle,
     metrics: Option<SocketAddr>,
+    log_level: LogLevel,
 }
 
 /// Segment sizes, each a power of two, in order.
@@ -324,12 +397,15 @@ impl Reader<'_> {
                 )),
                 n => Ok(n),
             })?,
+            upload_hours: self.parsed("upload-hours", units::hours)?.flatten(),
+            upload_outside: self.parsed("upload-outside", units::rate_or_stop)?.unwrap_or(0),
             predict: self.predict(can)?,
             durability,
             wait_umount,
             transport,
             metrics: self.parsed("metrics", units::listener)?,
-            idle: self.choice("idle", &[("auto", Idle::Auto), ("poll", Idle::Poll), ("halt", Idle::Halt)])?,
+            idle: self.choice("idle", Idle::NAMES)?,
+            log_level: self.choice("log-level", LogLevel::NAMES)?,
         })
     }
 

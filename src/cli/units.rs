@@ -1,6 +1,7 @@
 //! Amounts as people write them: SIZE `4MiB`, `4M`, `4194304`; DURATION `300ms`, `5s`, `5m`, `2h`; RATE a
 //! SIZE a second. Multiples are binary.
 
+use crate::config::Hours;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -122,14 +123,26 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A size that reads back as itself.
-pub fn show_size(n: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.iter().find(|(shift, _)| n > 0 && n.is_multiple_of(1 << shift)) {
-        Some((shift, unit)) => format!("{}{unit}", n >> shift),
-        None => n.to_string(),
+/// Bytes a second outside of the upload hours: a RATE, or `stop` for nothing.
+pub fn rate_or_stop(text: &str) -> Result<u64, String> {
+    if text.trim().eq_ignore_ascii_case("stop") {
+        return Ok(0);
+    }
+    match rate(text).map_err(|e| format!("{e}, or stop for nothing"))? {
+        Some(n) => Ok(n),
+        None => Err(format!("'{text}' does not bound anything; write a rate as 1MiB/s, or stop for nothing")),
     }
 }
+
+/// Upload hours; none for `none`, `off`, `always`.
+pub fn hours(text: &str) -> Result<Option<Hours>, String> {
+    match ["none", "off", "always"].contains(&text.trim().to_ascii_lowercase().as_str()) {
+        true => Ok(None),
+        false => Hours::parse(text).map(Some),
+    }
+}
+
+pub use crate::config::size_text as show_size;
 
 #[cfg(test)]
 mod tests {

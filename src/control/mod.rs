@@ -8,12 +8,14 @@ pub mod exporter;
 pub mod locate;
 pub mod metrics;
 pub mod protocol;
+pub mod queue;
 pub mod render;
 pub mod series;
 pub mod server;
 pub mod status;
 
 pub use engine::{Abilities, Engine, Replay, Train};
-pub use protocol::{Progress, SampleBatch, Verdict};
+pub use protocol::{CHANGED_MEANWHILE, Progress, SampleBatch, Verdict};
+pub use queue::QueueView;
 pub use server::{ControlTarget, Server};
 pub use status::Status;

@@ -1,7 +1,9 @@
 //! The messages: one request a connection, then any number of `Progress`, `Samples` or `Series` and exactly one other reply.
 
+use super::queue::QueueView;
 use super::series::SeriesPart;
 use super::status::Status;
+use crate::config::Live;
 use crate::history::Sample;
 use crate::types::{ClientId, How, InodeId, ProgramId};
 use serde::{Deserialize, Serialize};
@@ -29,7 +31,23 @@ pub enum Request {
         minutes: bool,
         after: u64,
     },
+    /// Settings that were as expected are to be as wanted.
+    Set {
+        expected: Box<Live>,
+        wanted: Box<Live>,
+    },
+    /// What waits for the backing: the oldest so many.
+    Queue {
+        limit: u32,
+    },
+    /// What waits at or below this path, relative to the mount's root, goes first.
+    Bump {
+        path: Vec<u8>,
+    },
 }
+
+/// Why `Set` was refused: somebody else was faster. Ask for the settings anew.
+pub const CHANGED_MEANWHILE: &str = "the settings were changed by someone else at the same time; try again";
 
 /// Samples on their way to a recorder: time in ns, client, program, bytes, inode, how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +100,7 @@ pub enum Reply {
     },
     Samples(SampleBatch),
     Series(SeriesPart),
+    Queue(Box<QueueView>),
 }
 
 /// How a verb ended: its exit code (0 done, 1 usage, 2 refused or failed, 3 bytes remain in the log) and

@@ -107,6 +107,9 @@ fn body(out: &mut String, s: &Status) -> std::fmt::Result {
         w.retries,
         w.errors
     )?;
+    if let Some(note) = &w.note {
+        writeln!(out, "             {}", plain(note))?;
+    }
     let kinds: Vec<String> =
         s.store_requests.iter().filter(|r| *r.1 > 0).map(|(k, n)| format!("{n} {}", plain(k))).collect();
     if !kinds.is_empty() {

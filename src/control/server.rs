@@ -3,8 +3,10 @@
 use super::codec::{CodecError, receive, send};
 use super::locate::{Note, Place, make_place};
 use super::protocol::{Progress, Reply, Request, SampleBatch, Verdict};
+use super::queue::QueueView;
 use super::series::SeriesPart;
 use super::status::Status;
+use crate::config::Live;
 use crate::sys::{peercred, worker};
 use parking_lot::{Condvar, Mutex};
 use std::io::{self, Write};
@@ -46,6 +48,15 @@ pub trait ControlTarget: Send + Sync {
 
     /// What was noted of each second, or minute, after that number, oldest first, in parts that fit a frame.
     fn series(&self, minutes: bool, after: u64) -> Vec<SeriesPart>;
+
+    /// Changes settings, all or none.
+    fn set(&self, expected: &Live, wanted: &Live) -> Verdict;
+
+    /// The oldest `limit` that wait for the backing, and how many there are; never waits for the backing.
+    fn queue(&self, limit: usize) -> QueueView;
+
+    /// Has what waits at or below a path go first.
+    fn bump(&self, path: &[u8]) -> Verdict;
 
     /// After an `umount` that did not return 0: whether the process ends at once all the same.
     fn leaving(&self) -> bool {
@@ -223,6 +234,12 @@ fn converse(stream: &mut UnixStream, seat: &mut Seat) -> Result<bool, CodecError
     match request {
         Request::Ping => send(stream, &done(Verdict::done(""), false))?,
         Request::Status => send(stream, &Reply::Status(Box::new(target.status().tidy())))?,
+        Request::Set { expected, wanted } => {
+            log::info!("settings are changed by pid {}, uid {}", peer.pid, peer.uid);
+            send(stream, &done(target.set(&expected, &wanted), false))?;
+        }
+        Request::Queue { limit } => send(stream, &Reply::Queue(Box::new(target.queue(limit as usize))))?,
+        Request::Bump { path } => send(stream, &done(target.bump(&path), false))?,
         Request::Flush { paths, timeout_ms } => {
             if !sit_for_flush(seat) {
                 refuse(stream, "too many flushes at once; wait for one to end")?;

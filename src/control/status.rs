@@ -68,6 +68,8 @@ pub struct Status {
     pub writeback: Writeback,
     pub prediction: Prediction,
     pub clients: Vec<Client>,
+    /// The settings that may change while mounted, as `forelog set` takes them.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// The read cache, and what it did since the mount; all zero where there is none.
@@ -153,6 +155,8 @@ pub struct Writeback {
     /// Of those closes, how many needed no store of their own.
     pub uploads_saved: u64,
     pub last_error: Option<String>,
+    /// What the upload hours do now, if something.
+    pub note: Option<String>,
 }
 
 /// The predictor.
@@ -225,6 +229,7 @@ impl Default for Status {
             writeback: Writeback::default(),
             prediction: Prediction::default(),
             clients: Vec::new(),
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -28,6 +28,7 @@ pub use io::OpenHow;
 pub use readdir::{DirItem, Listing};
 pub use setattr::{SetAttrRequest, When};
 pub use space::Pressure;
+pub use xattr::{STATE, STATE_BYTES_MAX};
 
 use crate::backing::Limits;
 use crate::backing::fence::Standing;
@@ -50,6 +51,9 @@ pub enum Told {
     /// And the names of the directory that it kept.
     Listing,
 }
+
+/// Says where an inode is on its way to the backing.
+pub type TellState = Box<dyn Fn(InodeId) -> String + Send + Sync>;
 
 /// Tells the kernel.
 pub type Tell = Box<dyn Fn(InodeId, Told) + Send + Sync>;
@@ -81,6 +85,8 @@ pub struct Fs {
     limits: Limits,
     /// How the kernel is told that what it keeps of an inode is stale.
     pub kernel: OnceLock<Tell>,
+    /// What the attribute `user.forelog.state` says.
+    pub state: OnceLock<TellState>,
     listings: watch::Listings,
     watch: watch::Watch,
     pub meter: meter::Meter,
@@ -99,6 +105,7 @@ impl Fs {
             pressure: space::Pressure::default(),
             read_only,
             kernel: OnceLock::new(),
+            state: OnceLock::new(),
             listings: watch::Listings::default(),
             watch: watch::Watch::default(),
             meter: meter::Meter::default(),

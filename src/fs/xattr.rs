@@ -6,6 +6,12 @@ use crate::types::{InodeId, Name};
 use crate::volume::{Data, Error, Locked, Result};
 use crate::wal::Class;
 
+/// Where a file is on its way to the backing, as text: made when it is asked for, kept nowhere, and not among the names, so
+/// that copies do not take it along. An attribute of this name that the backing has stays there unseen.
+pub const STATE: &[u8] = b"user.forelog.state";
+/// No such text is longer.
+pub const STATE_BYTES_MAX: u32 = 512;
+
 const NAME_MAX: usize = 255;
 /// Flags of setxattr(2).
 const CREATE: i32 = 1;
@@ -24,6 +30,13 @@ impl Fs {
     /// Value of an attribute.
     pub fn getxattr(&self, ino: InodeId, name: &[u8]) -> Result<Vec<u8>> {
         let cell = self.cell(ino)?;
+        if name == STATE
+            && let Some(state) = self.state.get()
+        {
+            let mut text = state(ino).into_bytes();
+            text.truncate(STATE_BYTES_MAX as usize);
+            return Ok(text);
+        }
         if !self.supported(name) {
             return Err(if is_acl(name) { Error::NotSupported } else { Error::NoAttribute });
         }
@@ -35,7 +48,7 @@ impl Fs {
     pub fn listxattr(&self, ino: InodeId) -> Result<Vec<u8>> {
         let all = self.volume.xattrs(&self.cell(ino)?)?;
         let mut out = Vec::new();
-        for (n, _) in all.iter().filter(|x| self.supported(&x.0)) {
+        for (n, _) in all.iter().filter(|x| &*x.0 != STATE && self.supported(&x.0)) {
             out.extend_from_slice(n);
             out.push(0);
         }
@@ -44,6 +57,9 @@ impl Fs {
 
     /// Sets an attribute; `flags` as setxattr(2).
     pub fn setxattr(&self, who: &Who, ino: InodeId, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        if name == STATE {
+            return Err(Error::NotPermitted);
+        }
         if !self.supported(name) {
             return Err(Error::NotSupported);
         }
@@ -74,6 +90,9 @@ impl Fs {
 
     /// Removes an attribute.
     pub fn removexattr(&self, who: &Who, ino: InodeId, name: &[u8]) -> Result<()> {
+        if name == STATE {
+            return Err(Error::NotPermitted);
+        }
         if is_acl(name) {
             return self.drop_acl(who, ino, name);
         }

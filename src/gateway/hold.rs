@@ -49,7 +49,7 @@ impl Gateway {
     /// The mount is gone. Called by the transport, so it returns at once.
     pub fn gone(self: &Arc<Self>, answer: Answer) {
         let now = self.volume.clock.monotonic_ns();
-        let limit = self.config.umount_timeout;
+        let limit = self.live.get().umount_timeout;
         {
             let (m, c) = &self.life;
             let mut l = m.lock();
@@ -79,7 +79,7 @@ impl Gateway {
                 if self.hold.let_go() {
                     log::warn!(
                         "the umount has waited for {:?} and returns; {left} bytes are still only in the log {}; draining on",
-                        self.config.umount_timeout,
+                        self.live.get().umount_timeout,
                         self.config.log_dir.display()
                     );
                 }

@@ -5,9 +5,11 @@ mod awake;
 mod engine;
 mod hold;
 mod inspect;
+mod live;
 mod marker;
 mod open;
 mod plan;
+mod queue;
 mod recorder;
 mod replayed;
 mod report;
@@ -78,6 +80,8 @@ pub struct Gateway {
     by_program: Mutex<series::ByProgram>,
     /// Where metrics are served.
     metrics: OnceLock<SocketAddr>,
+    /// The settings that may change.
+    pub live: live::Current,
     started_ns: u64,
     rate: AtomicU64,
     mending: Mutex<Mending>,
@@ -225,7 +229,7 @@ impl Gateway {
         }
         self.draining.store(true, Ordering::Release);
         log::info!("signal: draining, then unmounting");
-        let drained = self.drain(Some(self.config.umount_timeout), &mut |_| ());
+        let drained = self.drain(Some(self.live.get().umount_timeout), &mut |_| ());
         {
             let mut l = m.lock();
             if l.ending.is_some() {
@@ -326,6 +330,7 @@ fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Ve
     {
         log::debug!("the kernel's read-ahead stays as it is: {e}");
     }
+    queue::tell_states(gateway);
     let server = match crate::control::Server::start(&c.mountpoint, &c.log_dir, target::Target::new(gateway))
     {
         Ok(s) => s,
@@ -399,7 +404,7 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
             }
         }
         Ending::Held => {
-            if !gateway.drain(Some(gateway.config.umount_timeout), &mut |_| ()) {
+            if !gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ()) {
                 // The hold's own watch says so.
                 while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
                     log::info!("still draining: {} bytes left", gateway.bytes_left());
@@ -408,7 +413,7 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
         }
         // What came between the drain and the unmount.
         Ending::Unmounted { drained: true } => {
-            gateway.drain(Some(gateway.config.umount_timeout), &mut |_| ());
+            gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ());
         }
         Ending::Unmounted { drained: false } => {}
     }

@@ -9,7 +9,7 @@ use crate::backing::directory::DirectoryBacking;
 use crate::backing::lease::Taking;
 use crate::backing::timed::{DEADLINE, TimedBacking};
 use crate::backing::{AttrChange, Backing, BackingPath, HeldLease, Note};
-use crate::config::{Config, Place};
+use crate::config::{Config, Live, Place};
 use crate::format::frame::public_tag;
 use crate::fs::{Clients, Fs};
 use crate::history::{History, Programs};
@@ -21,7 +21,7 @@ use crate::sys::{files, limits};
 use crate::types::{InodeId, Kind};
 use crate::volume::{Volume, read_log};
 use crate::wal::PoolLimits;
-use crate::writeback::{Retry, Settings, Shared};
+use crate::writeback::{Retry, Shared};
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
@@ -131,7 +131,7 @@ fn assemble(
     let callers = Callers::new(clients.clone(), programs.clone())
         .map_err(|e| format!("watching processes failed: {e}"))?;
     let fs = Arc::new(Fs::new(volume.clone(), Arc::new(History::new()), clients, config.read_only));
-    let settings = Settings { age: config.writeback_age, upload_limit: config.upload_limit };
+    let settings = super::live::of_writeback(&Live::of(config));
     let writeback = Shared::new(settings);
     let bell = writeback.bell.clone();
     *fs.pressure.wake.lock() = Some(Box::new(move || bell.ring()));
@@ -147,6 +147,7 @@ fn assemble(
         series: Default::default(),
         by_program: Default::default(),
         metrics: OnceLock::new(),
+        live: super::live::Current::new(Live::of(config)),
         started_ns: clock.monotonic_ns(),
         rate: AtomicU64::new(0),
         mending: Mutex::new(Mending { retry: Retry::new(clock.monotonic_ns()), trouble: None }),
@@ -209,13 +210,18 @@ fn tell(r: &crate::volume::Report, took_ms: u64, dir: &Path) {
     }
 }
 
-/// The log's sizes: the static segment small enough that a small log still has sixteen of them.
-pub fn pool_limits(c: &Config) -> PoolLimits {
-    let fit = (c.log_size_bytes / 16).max(1);
+/// The log's sizes.
+fn pool_limits(c: &Config) -> PoolLimits {
+    pool_limits_of(c.log_size_bytes, &Live::of(c))
+}
+
+/// The static segment is small enough that a small log still has sixteen of them.
+pub fn pool_limits_of(capacity: u64, c: &Live) -> PoolLimits {
+    let fit = (capacity / 16).max(1);
     let fit = 1u64 << fit.ilog2();
     let min = c.segment_bytes_min.min(fit).max(64 << 10);
     PoolLimits {
-        capacity: c.log_size_bytes,
+        capacity,
         segment_min: min as u32,
         segment_max: c.segment_bytes_max.min(fit.max(min) * 4).max(min) as u32,
         segment_static: c.segment_bytes.min(fit).max(min) as u32,

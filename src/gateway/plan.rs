@@ -2,14 +2,15 @@
 
 use super::Gateway;
 use super::awake::Awake;
-use crate::config::Predict;
+use super::open::pool_limits_of;
+use crate::config::{Live, Predict};
 use crate::history::{Pattern, Sample};
 use crate::predict::{Choice, Forecast, ManagerConfig, PredictiveLogManager};
 use crate::segmenter::{self, Costs, Limits, OwnerState, PoolState, SegmentPool, Segmenter};
 use crate::sys::files;
 use crate::sys::worker::spawn;
 use crate::volume::Volume;
-use crate::wal::Owner;
+use crate::wal::{Owner, PoolLimits};
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::io;
@@ -51,6 +52,31 @@ pub struct Planner {
     kept_ns: Option<u64>,
     historian: Option<JoinHandle<()>>,
     awake: Awake,
+    /// The settings that it goes by.
+    live: Live,
+}
+
+fn choice_of(p: &Predict) -> Choice {
+    match p {
+        Predict::Auto => Choice::Auto,
+        Predict::Off => Choice::Off,
+        // Names were checked against the list of models.
+        Predict::Model(name) => Choice::parse(name).unwrap_or(Choice::Auto),
+    }
+}
+
+/// Bounds of the segments, within those that the log was opened with.
+fn limits_of(live: &Live, pool: &PoolLimits) -> Limits {
+    let now = pool_limits_of(pool.capacity, live);
+    let (min, max) = (now.segment_min.max(pool.segment_min), now.segment_max.min(pool.segment_max));
+    Limits {
+        segment_bytes_static: now.segment_static.clamp(pool.segment_min, pool.segment_max) as u64,
+        segment_bytes_min: min.min(max) as u64,
+        segment_bytes_max: max as u64,
+        reserve_bytes_max: live.reserve_bytes_max.min(pool.capacity / 4),
+        seal_after_ns: live.seal_after.as_nanos() as u64,
+        ..Limits::default()
+    }
 }
 
 fn owner(o: Owner) -> segmenter::Owner {
@@ -70,26 +96,13 @@ fn wal_owner(o: segmenter::Owner) -> Owner {
 impl Planner {
     pub fn new(gateway: &Arc<Gateway>) -> Planner {
         let c = &gateway.config;
-        let pool = gateway.volume.wal.pool.limits;
-        let limits = Limits {
-            segment_bytes_static: pool.segment_static as u64,
-            segment_bytes_min: pool.segment_min as u64,
-            segment_bytes_max: pool.segment_max as u64,
-            reserve_bytes_max: c.reserve_bytes_max.min(pool.capacity / 4),
-            seal_after_ns: c.seal_after.as_nanos() as u64,
-            ..Limits::default()
-        };
-        let choice = match &c.predict {
-            Predict::Auto => Choice::Auto,
-            Predict::Off => Choice::Off,
-            // Names were checked against the list of models.
-            Predict::Model(name) => Choice::parse(name).unwrap_or(Choice::Auto),
-        };
+        let live = gateway.live.get();
+        let limits = limits_of(&live, &gateway.volume.wal.pool.limits);
         let config = ManagerConfig {
             interval_ns: c.predict_interval.as_nanos() as u64,
             seal_after_ns: limits.seal_after_ns,
             static_bytes: limits.static_bytes(),
-            choice,
+            choice: choice_of(&live.predict),
             ..ManagerConfig::default()
         };
         Planner {
@@ -101,8 +114,27 @@ impl Planner {
             fallback: None,
             kept_ns: None,
             historian: None,
-            awake: Awake::new(c.idle),
+            awake: Awake::new(live.idle),
+            live,
         }
+    }
+
+    /// Takes up settings that were changed.
+    fn follow(&mut self) {
+        let now = self.gateway.live.get();
+        if now == self.live {
+            return;
+        }
+        let limits = limits_of(&now, &self.gateway.volume.wal.pool.limits);
+        self.manager.set_seal_after(limits.seal_after_ns);
+        *self.segmenter.limits_mut() = limits;
+        if now.predict != self.live.predict {
+            self.manager.set_choice(choice_of(&now.predict));
+        }
+        if now.idle != self.live.idle {
+            self.awake = Awake::new(now.idle);
+        }
+        self.live = now;
     }
 
     /// Takes up what the last mount kept, so that a restart is not a cold start. What cannot be read is dropped with a line.
@@ -155,6 +187,7 @@ impl Planner {
 
     /// One tick: what was written -> what will be -> segments for it.
     pub fn tick(&mut self) {
+        self.follow();
         let clock = self.gateway.volume.clock.clone();
         let now = clock.monotonic_ns();
         self.awake.tick(self.gateway.fs.meter.asked(), self.gateway.config.predict_interval);

@@ -44,6 +44,7 @@ impl Gateway {
             log: self.log_status(),
             writeback: self.writeback_status(),
             prediction: self.prediction_status(),
+            settings: self.live.get().texts(),
             ..Status::default()
         }
     }
@@ -150,6 +151,7 @@ impl Gateway {
             contents_stored: contents,
             uploads_saved: closes.saturating_sub(contents + waiting),
             last_error: w.last_error.lock().clone(),
+            note: w.seen.lock().note.clone(),
         }
     }
 

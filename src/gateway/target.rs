@@ -1,8 +1,9 @@
 //! What the control channel asks of the gateway.
 
 use super::{Ending, Gateway, still_mounted};
+use crate::config::Live;
 use crate::control::series::SeriesPart;
-use crate::control::{ControlTarget, Progress, SampleBatch, Status, Verdict};
+use crate::control::{ControlTarget, Progress, QueueView, SampleBatch, Status, Verdict};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Gateway {
             return Verdict::refused(format!("{dir} is busy: {open} files are open there; close them first"));
         }
         self.draining.store(true, Ordering::Release);
-        let limit = deadline_ms.map_or(self.config.umount_timeout, Duration::from_millis);
+        let limit = deadline_ms.map_or(self.live.get().umount_timeout, Duration::from_millis);
         let drained = !no_wait && self.drain(Some(limit), &mut |left| progress(self.progress(left)));
         // Somebody else's umount may have come meanwhile, which is being seen to.
         let ended = self.life.0.lock().ending.is_some();
@@ -132,6 +133,18 @@ impl ControlTarget for Target {
 
     fn series(&self, minutes: bool, after: u64) -> Vec<SeriesPart> {
         self.gateway.upgrade().map_or_else(Vec::new, |g| g.series(minutes, after))
+    }
+
+    fn set(&self, expected: &Live, wanted: &Live) -> Verdict {
+        self.gateway.upgrade().map_or_else(gone, |g| g.set(expected, wanted))
+    }
+
+    fn queue(&self, limit: usize) -> QueueView {
+        self.gateway.upgrade().map(|g| g.queue(limit)).unwrap_or_default()
+    }
+
+    fn bump(&self, path: &[u8]) -> Verdict {
+        self.gateway.upgrade().map_or_else(gone, |g| g.bump(path))
     }
 
     fn leaving(&self) -> bool {

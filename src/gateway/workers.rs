@@ -54,7 +54,8 @@ pub fn start(g: &Arc<Gateway>) -> io::Result<Workers> {
     let predictor = Worker::every("predictor", g.config.predict_interval, Bell::new(), tick_planner)?;
     let commit = {
         let g = g.clone();
-        Worker::every("commit", g.config.commit_interval, Bell::new(), move || commit(&g))?
+        let (bell, timer) = (g.live.committing.clone(), g.clone());
+        Worker::paced("commit", move || timer.live.get().commit_interval, bell, move || commit(&g))?
     };
     let tick = {
         let g = g.clone();
@@ -148,7 +149,7 @@ fn tick(g: &Gateway, last: &mut (u64, u64)) {
     if let Some(f) = g.volume.backing.fence() {
         f.tick();
     }
-    g.volume.wal.seal_older(g.config.seal_after.as_nanos() as u64);
+    g.volume.wal.seal_older(g.live.get().seal_after.as_nanos() as u64);
     g.volume.wal.nudge_epochs();
     // Without room on the device it is tried again with the next tick.
     g.volume.wal.pool.fill_spare().unwrap_or_else(|e| log::debug!("the log's headroom: {e}"));

@@ -109,6 +109,11 @@ impl PredictiveLogManager {
         self.config.choice = choice;
     }
 
+    /// Age at which segments are sealed, changed at run time.
+    pub fn set_seal_after(&mut self, ns: u64) {
+        self.config.seal_after_ns = ns;
+    }
+
     /// `program` was started by `parent`: births back off to it.
     pub fn set_parent(&mut self, program: ProgramId, parent: ProgramId) {
         self.births.set_parent(program, parent);
@@ -254,7 +259,7 @@ impl PredictiveLogManager {
     fn follow_seal(&mut self, bytes: u64) {
         self.seal_window.push_back(bytes);
         self.seal_bytes += bytes;
-        if self.seal_window.len() > self.config.ticks(self.config.seal_after_ns) as usize {
+        while self.seal_window.len() > self.config.ticks(self.config.seal_after_ns) as usize {
             self.seal_bytes -= self.seal_window.pop_front().unwrap_or(0);
         }
         self.seal.push(self.seal_bytes);

@@ -14,6 +14,7 @@ pub mod fusemount;
 pub mod limiter;
 pub mod limits;
 pub mod lock;
+pub mod logging;
 pub mod mountinfo;
 pub mod mounts;
 pub mod notify;

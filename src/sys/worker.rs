@@ -85,11 +85,20 @@ impl Worker {
         name: &str,
         period: Duration,
         bell: Bell,
+        step: impl FnMut() + Send + 'static,
+    ) -> io::Result<Worker> {
+        Worker::paced(name, move || period, bell, step)
+    }
+    /// As `every`, with a period that may change: it counts from the next wait on, so ring after a change.
+    pub fn paced(
+        name: &str,
+        mut period: impl FnMut() -> Duration + Send + 'static,
+        bell: Bell,
         mut step: impl FnMut() + Send + 'static,
     ) -> io::Result<Worker> {
         let b = bell.clone();
         let thread = spawn(name, move || {
-            while b.wait(period) {
+            while b.wait(period()) {
                 step();
             }
         })?;

@@ -34,4 +34,7 @@ impl Clock for ManualClock {
     fn wall_ns(&self) -> i64 {
         self.wall.fetch_add(1, Ordering::AcqRel)
     }
+    fn local_minute(&self) -> u16 {
+        (self.wall_ns() / 60_000_000_000 % (24 * 60)) as u16
+    }
 }

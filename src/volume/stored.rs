@@ -291,6 +291,7 @@ impl Volume {
 
     /// Ends an inode's stay in the queue: it comes back if it is still dirty. Returns whether it is.
     pub fn unqueue(&self, ino: InodeId) -> bool {
+        self.dirty.done(ino);
         let Some(cell) = self.table.get(ino) else { return false };
         let still = {
             let mut i = cell.write();

@@ -94,6 +94,7 @@ impl Writeback {
         self.retry.failed(self.volume.clock.monotonic_ns());
         self.shared.retries.fetch_add(1, Ordering::Relaxed);
         *self.shared.trouble.lock() = self.shared.last_error.lock().clone();
+        self.shared.seen.lock().retry_at_ns = self.retry.not_before_ns();
     }
 
     /// Removes what was staged and not installed.
@@ -130,6 +131,7 @@ impl Writeback {
                     again.push((since, ino));
                 } else {
                     self.volume.unqueue(ino);
+                    self.shared.seen.lock().stored(ino);
                 }
             }
         }
@@ -144,6 +146,11 @@ impl Writeback {
             self.retry.succeeded();
             let trouble = self.shared.last_error.lock().clone().filter(|_| is_refusing);
             *self.shared.trouble.lock() = trouble;
+            let mut seen = self.shared.seen.lock();
+            seen.retry_at_ns = 0;
+            if self.volume.dirty.is_empty() {
+                seen.all_stored();
+            }
         }
         done > 0
     }
@@ -177,6 +184,7 @@ impl Writeback {
         if !rest.is_empty() {
             self.volume.dirty.put_back(rest);
         }
+        self.shared.seen.lock().current.clone_from(&mine);
         mine
     }
 
@@ -223,6 +231,7 @@ impl Writeback {
             let (ino, names) = (snap.ino, snap.parents.clone());
             if let Err(e) = self.store_one(snap, w) {
                 self.failed(&format!("storing inode {ino}"), &e);
+                self.shared.seen.lock().failed(ino, &e.to_string());
                 failed.insert(ino);
                 failed.extend(names.iter().map(|k| k.parent));
             }
@@ -356,6 +365,7 @@ impl Writeback {
                 self.failed(&what, &e);
                 failed.insert(key.parent);
                 if let Some((Some(t), _)) = self.volume.entry(key) {
+                    self.shared.seen.lock().failed(t, &e.to_string());
                     failed.insert(t);
                 }
             }

@@ -7,12 +7,16 @@
 
 mod batch;
 mod conflict;
+mod hours;
 mod names;
 mod retry;
+mod seen;
 mod stage;
 
 pub use retry::Retry;
+pub use seen::Seen;
 
+use crate::config::Hours;
 use crate::format::mutation::EntryKey;
 use crate::namespace::places::PARKED;
 use crate::sys::limiter::Limiter;
@@ -43,12 +47,16 @@ const CHECKPOINT_REST: u64 = 3;
 const CHECKPOINT_REST_MAX_NS: u64 = 5_000_000_000;
 
 /// What can be set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// A dirty byte is in the backing after at most this.
     pub age: Duration,
     /// Bytes per second to the backing at first, later as `limiter` says; `None`: as fast as it goes.
     pub upload_limit: Option<u64>,
+    /// Local hours at which it goes there; `None`: at any time.
+    pub hours: Option<Hours>,
+    /// Bytes per second at other hours; 0: nothing.
+    pub outside: u64,
 }
 
 /// What others see of the writeback and ask of it.
@@ -75,14 +83,16 @@ pub struct Shared {
     parked: AtomicU64,
     in_step: AtomicBool,
     steps: (Mutex<u64>, Condvar),
+    /// What is on its way, and what failed.
+    pub seen: Mutex<Seen>,
 }
 
 impl Shared {
     pub fn new(settings: Settings) -> Arc<Shared> {
         Arc::new(Shared {
             bell: Bell::new(),
-            settings: Mutex::new(settings),
             limiter: Arc::new(Limiter::new(settings.upload_limit)),
+            settings: Mutex::new(settings),
             draining: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -97,6 +107,7 @@ impl Shared {
             parked: AtomicU64::new(0),
             in_step: AtomicBool::new(false),
             steps: Default::default(),
+            seen: Default::default(),
         })
     }
 
@@ -156,6 +167,7 @@ pub struct Writeback {
     checkpoint_took_ns: u64,
     /// The backing keeps to the upload limit by itself.
     backing_paces: bool,
+    gate: hours::Gate,
 }
 
 /// A file that was truncated may take this long to be whole again, whatever else wants its room in the log.
@@ -175,6 +187,7 @@ impl Writeback {
             checkpoint_ns: 0,
             checkpoint_took_ns: 0,
             backing_paces,
+            gate: hours::Gate::default(),
         }
     }
 
@@ -202,18 +215,24 @@ impl Writeback {
         if self.shared.paused.load(Ordering::Acquire) && !self.shared.is_draining() {
             return idle;
         }
+        let pass = self.pass();
         let full = self.is_tight();
         if full {
             self.volume.wal.seal_older(200_000_000);
         }
-        let taken = self.volume.dirty.take(BATCH_INODES, self.due_before(full));
+        let open = matches!(pass, hours::Pass::Open(_));
+        let taken = match open {
+            true => self.volume.dirty.take(BATCH_INODES, self.due_before(full)),
+            false => self.volume.dirty.take_first(BATCH_INODES),
+        };
         let (waiting, items): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|t| self.waits_for_rewriting(t.1));
         waiting.into_iter().for_each(|(since, ino)| self.volume.dirty.requeue(since, ino));
         let mut more = false;
-        let parked = || !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
+        let parked = || open && !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
         if !items.is_empty() || parked() {
             more = self.batch(items);
+            self.shared.seen.lock().current.clear();
         }
         self.recycle(self.volume.clock.monotonic_ns());
         if more { Duration::ZERO } else { idle }
@@ -252,6 +271,22 @@ impl Writeback {
             Some(t) if t > now.saturating_add(60_000_000_000) => t,
             _ => due,
         }
+    }
+
+    /// What may go to the backing at this hour.
+    fn pass(&mut self) -> hours::Pass {
+        let settings = self.shared.settings.lock().clone();
+        let minute = settings.hours.as_ref().map_or(0, |_| self.volume.clock.local_minute());
+        let (fill, crowding) = (self.fill(), self.volume.crowding());
+        let draining = self.shared.is_draining() || self.shared.closing.load(Ordering::Acquire);
+        let now = hours::Now { minute, fill, crowding, draining };
+        let (pass, note) = self.gate.look(&settings, now);
+        let mut seen = self.shared.seen.lock();
+        (seen.note, seen.shut) = (note, matches!(pass, hours::Pass::Chosen(_)));
+        if self.shared.limiter.rate() != pass.rate() {
+            self.shared.limiter.set_rate(pass.rate());
+        }
+        pass
     }
 
     fn fill(&self) -> f64 {

@@ -43,6 +43,11 @@ impl Retry {
         self.not_before_ns = 0;
     }
 
+    /// Monotonic time of the next try.
+    pub fn not_before_ns(&self) -> u64 {
+        self.not_before_ns
+    }
+
     /// Failures in a row.
     pub fn failures(&self) -> u32 {
         self.failures

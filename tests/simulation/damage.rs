@@ -181,7 +181,8 @@ fn judge(log: &Log, files: &Files, hit: &BTreeSet<InodeId>, what: &str, bit: boo
     }
     // And what reaches the backing.
     let committers = volume.wal.start_committers(1).expect("a thread");
-    let shared = Shared::new(Settings { age: Duration::from_secs(1), upload_limit: None });
+    let shared =
+        Shared::new(Settings { age: Duration::from_secs(1), upload_limit: None, hours: None, outside: 0 });
     let mut writeback = Writeback::new(volume.clone(), shared.clone());
     {
         let _drain = shared.drain();

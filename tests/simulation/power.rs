@@ -96,7 +96,12 @@ impl Machine {
                 Arc::new(Clients::default()),
                 false,
             ));
-            let shared = Shared::new(Settings { age: Duration::from_secs(3), upload_limit: None });
+            let shared = Shared::new(Settings {
+                age: Duration::from_secs(3),
+                upload_limit: None,
+                hours: None,
+                outside: 0,
+            });
             let mut g = Gateway {
                 writeback: Writeback::new(volume.clone(), shared.clone()),
                 volume,

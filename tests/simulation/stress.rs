@@ -80,7 +80,8 @@ fn many_threads_see_what_they_wrote_and_never_wait_for_ever() {
     let volume = Volume::open(disk, backing, clock::real(), limits, "boot", 7).expect("opens").volume;
     let committers = volume.wal.start_committers(2).expect("starts");
     let clients = Arc::new(Clients::default());
-    let shared = Shared::new(Settings { age: Duration::from_millis(20), upload_limit: None });
+    let shared =
+        Shared::new(Settings { age: Duration::from_millis(20), upload_limit: None, hours: None, outside: 0 });
     let mut writeback = Writeback::new(volume.clone(), shared);
     let stage = Stage {
         fs: Arc::new(Fs::new(volume.clone(), Arc::new(History::new()), clients, false)),

@@ -96,7 +96,12 @@ impl World {
             let committers = volume.wal.start_committers(1).map_err(|e| e.to_string())?;
             let fs = Fs::new(volume.clone(), Arc::new(History::new()), Arc::new(Clients::default()), false);
             let programs = Programs::new(Arc::new(fs), self.model.clone(), Dice::new(self.dice.number()));
-            let shared = Shared::new(Settings { age: Duration::from_secs(30), upload_limit: None });
+            let shared = Shared::new(Settings {
+                age: Duration::from_secs(30),
+                upload_limit: None,
+                hours: None,
+                outside: 0,
+            });
             self.run = Some(Running {
                 writeback: Writeback::new(volume.clone(), shared.clone()),
                 volume,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Live;
 use crate::control::client::{Connection, NoGateway, connect};
 use crate::control::locate::Located;
 use crate::control::series::Point;
@@ -34,6 +35,15 @@ impl ControlTarget for Fake {
         let point = |number| Point { number, ..Point::default() };
         let part = |n| SeriesPart { names: vec![(n as u32, "p".into())], points: vec![point(n)] };
         if minutes { vec![] } else { vec![part(after + 1), part(after + 2)] }
+    }
+    fn set(&self, expected: &Live, wanted: &Live) -> Verdict {
+        Verdict::done(format!("{} changes", expected.changes(wanted).len()))
+    }
+    fn queue(&self, limit: usize) -> QueueView {
+        QueueView { files: limit as u64, ..QueueView::default() }
+    }
+    fn bump(&self, path: &[u8]) -> Verdict {
+        Verdict::done(format!("{} bytes", path.len()))
     }
     fn umount(&self, _: Option<u64>, _: bool, _: &mut dyn FnMut(Progress)) -> Verdict {
         Verdict { code: self.umount_code, message: String::new() }

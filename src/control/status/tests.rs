@@ -35,6 +35,8 @@ const ADDED: &[&str] = &[
     ".prediction.q99_bytes",
     ".clients[0].p99_us",
     ".clients[0].ended",
+    ".writeback.note",
+    ".settings",
     ".log.sync_failures",
     ".log.segments_latched",
     ".log.segments_rewritten",
