@@ -61,8 +61,7 @@ def settings(s):
     for words, want, code in ((("writeback-age=0s", "uplod-limit=1M"), "did you mean 'upload-limit'?", 1),
                               (("writeback-age=0s", "segment-max=100"), "a segment has from 64KiB to 4GiB", 2),
                               (("writeback-age=0s", "log-dir=/x"), "cannot change while mounted", 1),
-                              (("writeback-age=0s", "predict=lestm"), "no such model", 2),
-                              (("writeback-age=0s", "segment-max=4GiB"), "", 2)):
+                              (("writeback-age=0s", "predict=lestm"), "no such model", 2)):
         r = g.run("set", g.mnt, *words)
         line = r.stderr.strip()
         s.check(r.returncode == code and want in line and line.count("\n") == 0, f"set {words[1]} is refused", line)
@@ -82,7 +81,7 @@ def settings(s):
     s.check(grown >= 5, "the commit interval as well", f"{grown} syncs in a second of writing")
     s.check(wait_until(lambda: g.status()["prediction"]["fallback"] is not None, 10), "and the prediction", g.status()["prediction"])
     text = get(g.log_file).decode(errors="replace")
-    s.check(" DEBUG forelog" in text and "writeback-age is 0s from now on, was 1h" in text, "and the log level; the log says what was changed")
+    s.check("log-level is debug from now on, was auto" in text and "writeback-age is 0s from now on, was 1h" in text, "the log says what was changed", text[-1500:])
     g.run("set", g.mnt, "log-level=error")
     size = os.path.getsize(g.log_file)
     g.run("set", g.mnt, "predict=auto")
@@ -147,8 +146,8 @@ def hours(s):
     g.run("set", g.mnt, f"upload-hours={hours_now(6)}")
     put(g.path("i"), b"last")
     s.check(g.umount().returncode == 0 and get(g.backing + "/i") == b"last", "umount goes all the same")
-    r = g.mount("--upload-hours", "25:00-1:00", must=False)
-    s.check(r.returncode == 1 and "no hours" in r.stderr, "what are no hours is refused", r.stderr)
+    r = s.gateway("no-hours").mount("--upload-hours", "25:00-1:00", must=False)
+    s.check(r.returncode == 1 and "25:00" in r.stderr, "what are no hours is refused", r.stderr)
 
 
 # ---- queue
@@ -189,7 +188,8 @@ def the_queue(s):
     put(g.path("treeless"), b"not")
     r = g.run("queue", g.mnt, "bump", "tree")
     s.check(in_backing(g, "tree/sub/x", b"deep") and not os.path.exists(g.backing + "/treeless"), "bump of a tree, of nothing beside it", r.stdout)
-    s.check("nothing waits" in g.run("queue", g.mnt, "bump", "tree/sub").stdout, "bump of what is stored says so")
+    s.check(wait_until(lambda: "nothing waits" in g.run("queue", g.mnt, "bump", "tree/sub").stdout, 10), "bump of what is stored says so",
+            g.run("queue", g.mnt, "bump", "tree/sub"))
     r = g.run("queue", g.mnt, "bump", "nowhere")
     s.check(r.returncode == 2 and "no such file" in r.stderr, "bump of what is not there is refused", r.stderr)
     s.check(g.umount().returncode == 0 and get(g.backing + "/treeless") == b"not", "umount stores the rest")
@@ -283,7 +283,7 @@ def config(s):
     g.umount()
     for text, want in ((b'\n# c\nupload-limt = "1M"\n', ":3: no such key 'upload-limt'; did you mean 'upload-limit'?"),
                        (b'seal-after = "1s"\nseal_after = "2s"\n', ":2: 'seal_after' is given already in line 1"),
-                       (b'\nseal-after = 5\n', ":2: seal-after: '5' has no unit"), (b'a = = 1\n', ":1: ")):
+                       (b'\ncommit-interval = 5\n', ":2: commit-interval: '5' has no unit"), (b'a = = 1\n', ":1: ")):
         put(file, text)
         r = g.mount("--config", file, must=False)
         s.check(r.returncode in (1, 2) and file + want in r.stderr and r.stderr.count("\n") == 1, f"a wrong line is named: {want}", r.stderr)
