@@ -33,7 +33,7 @@ class Control:
         del self.files[a]
 
     def work(self, tag, rng, large=False):
-        """Local work of each kind. Returns the longest call in seconds."""
+        """Local work of each kind; TAG-old is there and stored. Returns the longest call in seconds."""
         slow = 0.0
         steps = []
         for n in range(12):
@@ -41,6 +41,7 @@ class Control:
         steps.append((self.put, "again", rng.randbytes(5000)))
         steps.append((self.move, f"{tag}-0", f"{tag}-moved"))
         steps.append((self.unlink, f"{tag}-1"))
+        steps.append((self.unlink, f"{tag}-old"))
         for step in steps:
             began = time.monotonic()
             step[0](*step[1:])
@@ -92,6 +93,10 @@ def faults(s, store, proxy):
     c = Control(g)
     c.put("again", b"first")
     c.put("cold/a", b"cold" * 10000) if not os.makedirs(g.path("cold")) else None
+    # Only what the store has is removed there.
+    for n in range(ROUNDS):
+        for i in range(len(FAULTS)):
+            c.put(f"r{n}-{i}-old", b"old")
     s.check(g.flush().returncode == 0, "stored")
     for n in range(ROUNDS):
         for i, (what, rules, noticed, words) in enumerate(FAULTS):

@@ -15,6 +15,9 @@ use std::sync::atomic::Ordering;
 /// Longest key of any store.
 pub const KEY_MAX: usize = 1024;
 
+/// How often the first upload in parts is tried.
+const PROBES_MAX: u32 = 4;
+
 /// What a bucket takes at most.
 pub const WIDEST: Limits = Limits {
     xattr_bytes_max: 64 << 10,
@@ -121,16 +124,23 @@ impl BucketBacking {
         let probe = self.beside(&format!("probe-{:016x}", fresh()?));
         let meta = Meta::implicit(&probe, 0, 0, Default::default());
         s.wait(async {
-            match s.begin(&probe, &meta).await {
-                Ok(id) => s.abort(&probe, &id).await.map(|()| true),
-                Err(e) if is_unsupported(&e) => {
-                    // It may have begun one all the same.
-                    for id in s.uploads(&probe).await.unwrap_or_default() {
-                        s.abort(&probe, &id).await?;
-                    }
-                    Ok(false)
+            let mut tries = 0;
+            loop {
+                let e = match s.begin(&probe, &meta).await {
+                    Ok(id) => return s.abort(&probe, &id).await.map(|()| true),
+                    Err(e) => e,
+                };
+                // It may have begun one all the same.
+                for id in s.uploads(&probe).await.unwrap_or_default() {
+                    s.abort(&probe, &id).await?;
                 }
-                Err(e) => Err(e),
+                tries += 1;
+                if is_unsupported(&e) {
+                    return Ok(false);
+                }
+                if tries == PROBES_MAX {
+                    return Err(e);
+                }
             }
         })
     }

@@ -5,6 +5,7 @@ use super::error::told;
 use super::links::encoded;
 use super::meta::Meta;
 use super::stage::fresh;
+use aws_config::retry::RetryConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use std::io;
@@ -24,7 +25,8 @@ impl Store {
         Ok((self.begin(key, meta).await?, note))
     }
 
-    /// Begins an upload; returns its id.
+    /// Begins an upload; returns its id. Tried once: if the answer was lost, another try would begin a second one, and
+    /// nobody would know the first; as it is, the note stays, by which it is ended.
     pub async fn begin(&self, key: &str, meta: &Meta) -> io::Result<String> {
         self.fence.check()?;
         self.count(Request::Multipart);
@@ -40,6 +42,8 @@ impl Store {
             .set_content_language(language.clone())
             .set_content_disposition(disposition.clone())
             .set_cache_control(cache.clone())
+            .customize()
+            .config_override(aws_sdk_s3::Config::builder().retry_config(RetryConfig::disabled()))
             .send()
             .await
             .map_err(|e| told("beginning the upload of", key, e))?;
