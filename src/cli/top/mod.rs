@@ -12,6 +12,7 @@ use super::options::usage;
 use super::units;
 use crate::control::Verdict;
 use crate::sys::signal::{SignalThread, stop_self};
+use crate::sys::worker;
 use app::{App, Key, Wish};
 use clap::Args;
 use fetch::{Fetcher, News};
@@ -25,6 +26,9 @@ use std::time::Duration;
 
 /// How long a key, a signal or a changed size may wait to be seen.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// After so many of them a signal ends the process, whatever it is doing.
+const GRACE_LOOKS: u32 = 10;
 
 #[derive(Debug, Args)]
 #[command(after_help = crate::cli::examples::TOP)]
@@ -57,13 +61,25 @@ fn live(args: &TopArgs) -> Result<Verdict, Verdict> {
     let failed = |e: io::Error| Verdict::refused(format!("the terminal cannot be used: {e}"));
     // Without a gateway now the terminal stays as it is.
     let mut fetcher = Fetcher::start(&args.mountpoint, args.interval)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let _signals = SignalThread::start(move |_| stopped.store(true, Ordering::Release)).map_err(failed)?;
+    let (stop, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (stopped, ended) = (stop.clone(), over.clone());
+    let _signals = SignalThread::start(move |_| {
+        stopped.store(true, Ordering::Release);
+        // Whoever waits for a terminal that is gone may never come back to look.
+        for _ in 0..GRACE_LOOKS {
+            if ended.load(Ordering::Acquire) {
+                return;
+            }
+            worker::sleep(LOOK);
+        }
+        std::process::exit(1);
+    })
+    .map_err(failed)?;
     let mut app = App::new(paint::Paint::of_environment());
     // Also puts the terminal back when a panic comes.
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let outcome = follow(&mut terminal, &mut app, &mut fetcher, &stop);
+    over.store(true, Ordering::Release);
     ratatui::try_restore().map_err(failed)?;
     outcome.map_err(failed)?;
     Ok(Verdict::done(""))
