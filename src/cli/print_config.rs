@@ -34,6 +34,10 @@ fn text(args: &MountArgs, env: impl Fn(&str) -> Option<String>, can: &Abilities)
             (Some(s), _) => match SWITCHES.contains(key) {
                 // Read already, so it is one of the two.
                 true => format!("{key} = {}  # {}", super::units::boolean(&s.value).unwrap_or(false), s.from),
+                // These two have no flag, they stand by themselves.
+                false if s.from == format!("--{key}") && ["backing", "mountpoint"].contains(key) => {
+                    format!("{key} = {}  # {key}", quoted(&s.value))
+                }
                 false => format!("{key} = {}  # {}", quoted(&s.value), s.from),
             },
             (None, Some(value)) => format!("{key} = {value}  # default"),
