@@ -4,6 +4,7 @@
 use super::cache::Names;
 use super::{BucketBacking, Core};
 use crate::backing::BackingFile;
+use crate::sys::clock;
 use crate::types::Kind;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ const AT_A_TIME: u64 = 3;
 const KEPT: usize = 192;
 /// How long a reader waits for a block that another fetches.
 const WAIT: Duration = Duration::from_secs(12);
+/// A block that did not come to another in this time is not asked for once more by who waited for it.
+const GIVEN_UP: Duration = Duration::from_secs(4);
 /// A reader who goes on within this many blocks of where it was reads on: the kernel asks for several at once, and
 /// they come in any order.
 const NEAR: u64 = 4;
@@ -230,6 +233,12 @@ impl BucketFile {
     fn block(&self, at: &Arc<At>, b: u64) -> io::Result<Arc<Vec<u8>>> {
         let key = (at.name(&self.core.cache.names), b);
         let files = &self.core.files;
+        let began = clock::boot_ns();
+        let waited = || Duration::from_nanos(clock::boot_ns().saturating_sub(began));
+        let no_answer = || {
+            let text = format!("reading {}: the store does not answer", at.key);
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        };
         loop {
             {
                 let mut blocks = files.blocks.lock();
@@ -240,11 +249,13 @@ impl BucketFile {
                             return Ok(bytes.clone());
                         }
                         Some(Slot::Coming) => {
-                            if files.come.wait_for(&mut blocks, WAIT).timed_out() {
-                                let text = format!("reading {}: the store does not answer", at.key);
-                                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                            let left = WAIT.saturating_sub(waited());
+                            if files.come.wait_for(&mut blocks, left).timed_out() {
+                                return no_answer();
                             }
                         }
+                        // Whoever fetched it gave up after so long: another try would only double the wait.
+                        None if waited() > GIVEN_UP => return no_answer(),
                         None => break,
                     }
                 }
