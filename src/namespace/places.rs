@@ -22,6 +22,15 @@ struct Object {
     names: Names,
 }
 
+/// What stood under a name before the writeback changed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    pub ino: InodeId,
+    pub id: BackingId,
+    /// Where the name was then.
+    pub path: Vec<u8>,
+}
+
 /// The tree of places, and which inode an object of the backing is.
 pub struct Places {
     objects: HashMap<InodeId, Object>,
@@ -31,6 +40,8 @@ pub struct Places {
     numbers: HashMap<BackingId, InodeId>,
     /// The same the other way round.
     renumbered: HashMap<InodeId, BackingId>,
+    /// Of each name that was changed, until the log says what the backing has there for good.
+    former: HashMap<EntryKey, Former>,
     root: BackingId,
 }
 
@@ -41,7 +52,14 @@ impl Places {
     /// The tree with nothing but the root.
     pub fn new(root: BackingId) -> Places {
         let numbers = HashMap::from([(root, InodeId::ROOT)]);
-        Places { objects: HashMap::new(), below: HashMap::new(), numbers, renumbered: HashMap::new(), root }
+        Places {
+            objects: HashMap::new(),
+            below: HashMap::new(),
+            numbers,
+            renumbered: HashMap::new(),
+            former: HashMap::new(),
+            root,
+        }
     }
 
     /// Number of the inode that is this object.
@@ -163,6 +181,49 @@ impl Places {
             o.names.remove(key);
         }
         Some(ino)
+    }
+
+    /// What stands under a name leaves it. The backing may still go back on that, so it is kept in mind until `said`.
+    pub fn leaves(&mut self, key: &EntryKey) {
+        if key.parent == PARKED || self.former.contains_key(key) {
+            return;
+        }
+        if let Some(ino) = self.under(key)
+            && let Some(id) = self.id(ino)
+            && let Some(path) = self.path_of(key)
+        {
+            self.former.insert(key.clone(), Former { ino, id, path });
+        }
+    }
+
+    /// The log says what stands under a name now.
+    pub fn said(&mut self, key: &EntryKey) {
+        self.former.remove(key);
+    }
+
+    /// What stood under a name that was changed and of which the log does not say so yet.
+    pub fn former(&self, key: &EntryKey) -> Option<&Former> {
+        self.former.get(key)
+    }
+
+    /// What may stand where, oldest first, though it is not known to: to be asked for after a death. Where else each of
+    /// them stands comes after it, and so counts first.
+    pub fn doubtful(&self) -> Vec<(InodeId, Place)> {
+        let mut out = Vec::new();
+        for (key, f) in &self.former {
+            let owner = self.number(f.id);
+            if owner != f.ino && self.id(owner) == Some(f.id) {
+                continue;
+            }
+            out.push((f.ino, Place { id: f.id, at: key.clone() }));
+        }
+        let now = self.former.iter().flat_map(|(key, f)| [Some(f.ino), self.under(key)]).flatten();
+        let now: std::collections::BTreeSet<InodeId> = now.collect();
+        for ino in now {
+            let Some(id) = self.id(ino) else { continue };
+            out.extend(self.names(ino).iter().map(|at| (ino, Place { id, at: at.clone() })));
+        }
+        out
     }
 
     /// The object is gone from the backing, with all its names.

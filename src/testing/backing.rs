@@ -10,6 +10,7 @@ use crate::types::{Attr, BackingId, Kind, Name, Stamp};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// One object.
@@ -39,6 +40,8 @@ const FIRST: u64 = 11;
 /// See the module.
 pub struct MemBacking {
     tree: Mutex<Tree>,
+    /// Syncs of directories fail.
+    dir_syncs_fail: AtomicBool,
     plug: Arc<Plug>,
 }
 
@@ -152,7 +155,7 @@ impl MemBacking {
     pub fn new(plug: Arc<Plug>) -> MemBacking {
         let root = Arc::new(Object { id: ROOT, thing: Mutex::new(folder(0o755)) });
         let tree = Tree { objects: HashMap::from([(ROOT, root)]), gone: HashMap::new() };
-        MemBacking { tree: Mutex::new(tree), plug }
+        MemBacking { tree: Mutex::new(tree), dir_syncs_fail: AtomicBool::new(false), plug }
     }
 
     /// Every object by its path, with its number; ours too.
@@ -169,6 +172,17 @@ impl MemBacking {
             out.insert(path, (id, t));
         }
         out
+    }
+
+    /// From now on syncs of directories fail, or work again.
+    pub fn fail_dir_syncs(&self, fail: bool) {
+        self.dir_syncs_fail.store(fail, Ordering::Release);
+    }
+
+    /// All is as it was when `all` said this: the backing had a power cut.
+    pub fn put_back(&self, was: BTreeMap<Vec<u8>, (u64, Thing)>) {
+        let object = |(id, thing): (u64, Thing)| (id, Arc::new(Object { id, thing: Mutex::new(thing) }));
+        *self.tree.lock() = Tree { objects: was.into_values().map(object).collect(), gone: HashMap::new() };
     }
 
     fn pass(&self) -> io::Result<()> {
@@ -394,8 +408,12 @@ impl Backing for MemBacking {
         tree.unlinked(id)
     }
 
-    fn sync(&self, _: &[BackingPath], _: &[BackingPath]) -> io::Result<()> {
-        self.pass()
+    fn sync(&self, _: &[BackingPath], dirs: &[BackingPath]) -> io::Result<()> {
+        self.pass()?;
+        match self.dir_syncs_fail.load(Ordering::Acquire) && !dirs.is_empty() {
+            true => Err(io::Error::other("simulated failure")),
+            false => Ok(()),
+        }
     }
 
     fn prepare(&self) -> io::Result<()> {

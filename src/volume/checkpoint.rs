@@ -203,12 +203,15 @@ impl Volume {
             }
         }
         // One guard at a time: a second reader behind a waiting writer would wait for ever.
-        let (objects, numbers) = {
+        let (objects, numbers, mut intents) = {
             let places = self.places.read();
             let numbers = places.numbers().map(|(id, ino)| (id.0, ino.0)).collect();
-            (save_objects(&places, objects, &disputed), numbers)
+            // Older than all that is announced: what a later one tells counts first.
+            let doubtful: Vec<SavedIntent> =
+                places.doubtful().iter().map(|(ino, p)| save_intent(*ino, p)).collect();
+            (save_objects(&places, objects, &disputed), numbers, doubtful)
         };
-        let intents = self.intents.lock().iter().map(|(ino, p)| save_intent(*ino, p)).collect();
+        intents.extend(self.intents.lock().iter().map(|(ino, p)| save_intent(*ino, p)));
         let named = cells.iter().filter(|c| keep.contains(&c.id));
         let named = named.map(|c| (c.clone(), c.found.load(Ordering::Acquire))).collect();
         let image = Checkpoint {

@@ -21,6 +21,11 @@ impl Volume {
         }
     }
 
+    /// The writeback takes away what stands under `key`. Until it says so in the log (`Placed`) a death may bring it back.
+    pub fn leaves(&self, key: &EntryKey) {
+        self.places.write().leaves(key);
+    }
+
     /// What the backing held under `from` is under `to` now.
     pub fn moved(&self, from: &EntryKey, to: &EntryKey) {
         let mut p = self.places.write();

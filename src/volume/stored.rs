@@ -200,7 +200,7 @@ impl Volume {
         let places = self.places.read();
         let held = |name: &Name| {
             let key = EntryKey { parent: dir, name: name.clone() };
-            places.under(&key).is_some() || unsaid.contains(&key)
+            places.under(&key).is_some() || places.former(&key).is_some() || unsaid.contains(&key)
         };
         let before = d.entries.len();
         d.entries.retain(|n, e| e.target.is_some() || e.lsn == Lsn::NONE || e.lsn > stable || held(n));

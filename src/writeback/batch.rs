@@ -411,7 +411,11 @@ impl Writeback {
         }
         let paths: HashSet<Vec<u8>> = all.into_iter().map(|(p, _)| p.0).collect();
         let places = self.volume.places.read();
-        let hit = |key: &EntryKey| places.path_of(key).is_some_and(|p| paths.contains(&p));
+        let hit = |key: &EntryKey| {
+            places.path_of(key).is_some_and(|p| paths.contains(&p))
+                // Its directory may be on its way out as well.
+                || places.former(key).is_some_and(|f| paths.contains(&f.path))
+        };
         let names: HashSet<EntryKey> =
             self.changed.iter().chain(w.agreed.keys()).filter(|k| hit(k)).cloned().collect();
         failed.extend(names.iter().map(|k| k.parent));
@@ -441,6 +445,7 @@ impl Writeback {
             };
             let as_of = w.agreed.get(at).copied().unwrap_or(Lsn::NONE);
             v.record(&Mutation::Placed { at: at.clone(), as_of, holds })?;
+            v.places.write().said(at);
         }
         // Not installed after all: it stays dirty.
         let staged = w.staged.values().filter(|s| s.installed).map(|s| (&s.snap, Some(s.stat.attr.mtime)));
@@ -452,6 +457,20 @@ impl Writeback {
             v.record(&Mutation::Stored { ino, data, meta, size, seen })?;
         }
         v.record(&Mutation::Closed)?;
+        // What was refused is still announced, and what it is to take away may still be there.
+        let still = {
+            let places = v.places.read();
+            let there = |at: &EntryKey| {
+                let ino = places.under(at)?;
+                Some((ino, Place { id: places.id(ino)?, at: at.clone() }))
+            };
+            let mut still: Vec<(InodeId, Place)> = refused.iter().filter_map(there).collect();
+            still.extend(places.doubtful());
+            still
+        };
+        for (ino, Place { id, at }) in still {
+            v.record(&Mutation::Intent { ino, id, at })?;
+        }
         self.changed.retain(|at| refused.contains(at));
         Ok(())
     }

@@ -182,6 +182,7 @@ impl Writeback {
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
             volume.backing.install(&name, path)?;
+            volume.leaves(key);
             volume.placed(ino, id, key);
             if let Some(s) = w.staged.get_mut(&ino) {
                 s.installed = true;
@@ -229,6 +230,8 @@ impl Writeback {
                 self.about_to_change(key.parent, w)?;
                 let _tree = volume.tree.write();
                 volume.backing.rename(p, path)?;
+                volume.leaves(from);
+                volume.leaves(key);
                 volume.moved(from, key);
                 self.changed.insert(from.clone());
                 w.dirs.insert(from.parent);
@@ -247,6 +250,7 @@ impl Writeback {
                     }
                     return Err(e);
                 }
+                volume.leaves(key);
                 volume.placed(ino, id, key);
                 Ok(true)
             }
@@ -364,6 +368,7 @@ impl Writeback {
         let volume = self.volume.clone();
         let _tree = volume.tree.write();
         volume.backing.unlink(path)?;
+        volume.leaves(key);
         volume.unplaced(key);
         self.changed.insert(key.clone());
         Ok(())
@@ -378,6 +383,7 @@ impl Writeback {
         let volume = self.volume.clone();
         let _tree = volume.tree.write();
         volume.backing.park(path, &name)?;
+        volume.leaves(key);
         volume.moved(key, &at);
         self.changed.extend([key.clone(), at]);
         Ok(())
@@ -405,7 +411,10 @@ impl Writeback {
         let r = {
             let volume = self.volume.clone();
             let _tree = volume.tree.write();
-            volume.backing.rmdir(path).map(|()| volume.unplaced(key))
+            volume.backing.rmdir(path).map(|()| {
+                volume.leaves(key);
+                volume.unplaced(key);
+            })
         };
         match r {
             Ok(()) => {}

@@ -12,6 +12,7 @@ mod damage;
 mod model;
 mod power;
 mod programs;
+mod removals;
 mod stress;
 mod world;
 

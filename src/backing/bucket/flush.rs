@@ -227,7 +227,7 @@ impl BucketBacking {
             let (backing, key, change) = (self.core(), key.clone(), change.clone());
             async move {
                 let full = backing.store.key(&key);
-                if let Some(e) = backing.waits_for_refused(&change) {
+                if let Some(e) = backing.waits_for_refused(&key, &change) {
                     return backing.made(&key, &change, Err(e));
                 }
                 let r = make(&backing.store, &full, &change).await;
@@ -239,12 +239,21 @@ impl BucketBacking {
 }
 
 impl super::Core {
-    /// A copy of what the store refused has to wait for it.
-    fn waits_for_refused(&self, change: &Change) -> Option<io::Error> {
-        let Change::Copy { from, .. } = change else { return None };
-        let path = from.strip_prefix(&self.store.base).unwrap_or(from);
+    /// A copy of what the store refused has to wait for it, and so has the removal of a directory for that of what is in it:
+    /// by its marker a death finds what it is.
+    fn waits_for_refused(&self, key: &str, change: &Change) -> Option<io::Error> {
         let view = self.view.lock();
-        view.refused.get(path).map(|r| refused(r.kind, r.text.clone()))
+        let refusal = match change {
+            Change::Copy { from, .. } => {
+                view.refused.get(from.strip_prefix(&self.store.base).unwrap_or(from))
+            }
+            Change::Delete { .. } if key.ends_with('/') => {
+                let mut below = view.refused.range(key.to_owned()..).take_while(|(k, _)| k.starts_with(key));
+                below.find(|(k, _)| *k != key && view.pending.contains_key(*k)).map(|(_, r)| r)
+            }
+            _ => None,
+        };
+        refusal.map(|r| refused(r.kind, r.text.clone()))
     }
 
     /// Takes in what became of a change.
