@@ -42,6 +42,8 @@ pub struct MemBacking {
     tree: Mutex<Tree>,
     /// Syncs of directories fail.
     dir_syncs_fail: AtomicBool,
+    /// Called after each file that was staged.
+    at_stage: Mutex<Option<Box<dyn FnMut() + Send>>>,
     plug: Arc<Plug>,
 }
 
@@ -155,7 +157,12 @@ impl MemBacking {
     pub fn new(plug: Arc<Plug>) -> MemBacking {
         let root = Arc::new(Object { id: ROOT, thing: Mutex::new(folder(0o755)) });
         let tree = Tree { objects: HashMap::from([(ROOT, root)]), gone: HashMap::new() };
-        MemBacking { tree: Mutex::new(tree), dir_syncs_fail: AtomicBool::new(false), plug }
+        MemBacking {
+            tree: Mutex::new(tree),
+            dir_syncs_fail: AtomicBool::new(false),
+            at_stage: Mutex::default(),
+            plug,
+        }
     }
 
     /// Every object by its path, with its number; ours too.
@@ -172,6 +179,11 @@ impl MemBacking {
             out.insert(path, (id, t));
         }
         out
+    }
+
+    /// What programs do while a batch is under way: called after each file that was staged.
+    pub fn at_stage(&self, each: impl FnMut() + Send + 'static) {
+        *self.at_stage.lock() = Some(Box::new(each));
     }
 
     /// From now on syncs of directories fail, or work again.
@@ -304,6 +316,10 @@ impl Backing for MemBacking {
         let id = tree.add(thing);
         let (dir, last) = tree.parent(&staged_path(name).0)?;
         tree.set(dir, &last, Some(id))?;
+        drop(tree);
+        if let Some(each) = &mut *self.at_stage.lock() {
+            each();
+        }
         Ok(BackingStat { id: BackingId(id), attr })
     }
     fn stage_link(&self, name: &str, from: &BackingPath) -> io::Result<()> {

@@ -169,15 +169,17 @@ impl Writeback {
             }
             mine.push((since, ino));
             self.volume.sweep(ino, &self.changed);
-            for (n, (name, target, _)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
+            for (n, (name, target, lsn)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
                 if n >= ENTRIES_MAX || w.bytes >= most {
                     w.partial.insert(ino);
                     break;
                 }
+                let key = EntryKey { parent: ino, name };
                 if let Some(t) = target {
                     self.gather_one(t, w, &mut seen);
+                    w.was.insert(key.clone(), (t, lsn));
                 }
-                w.keys.push(EntryKey { parent: ino, name });
+                w.keys.push(key);
             }
             self.gather_one(ino, w, &mut seen);
         }
@@ -359,6 +361,9 @@ impl Writeback {
                 && let Ok(true) = self.restore_dirs(key.parent, w)
             {
                 r = self.agree(key, w);
+            }
+            if let Ok(false) = r {
+                r = self.agree_as_of_batch(key, w);
             }
             if let Err(e) = r {
                 let what = format!("storing the name {}", String::from_utf8_lossy(&key.name));

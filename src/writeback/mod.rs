@@ -6,6 +6,7 @@
 //! log: what is in the backing is never believed newer than what was logged as stored.
 
 mod batch;
+mod behind;
 mod conflict;
 mod hours;
 mod names;

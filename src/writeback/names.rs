@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 const SOURCES: usize = 16;
 
 /// What stands under a name in the backing.
-struct Occupant {
+pub(super) struct Occupant {
     ino: InodeId,
     id: BackingId,
     kind: Kind,
@@ -83,7 +83,7 @@ impl Writeback {
 
     /// Brings the directories above a name to where programs have them, from the top. Then none can be
     /// moved into itself: what lies above the target is in its final place. False: not ready.
-    fn raise(&mut self, dir: InodeId, w: &mut Work) -> io::Result<bool> {
+    pub(super) fn raise(&mut self, dir: InodeId, w: &mut Work) -> io::Result<bool> {
         if dir == InodeId::ROOT || dir == PARKED {
             return Ok(true);
         }
@@ -97,7 +97,7 @@ impl Writeback {
     }
 
     /// What stands under a name; the places are set right by it. What is not ours is set aside.
-    fn look(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<Option<Occupant>> {
+    pub(super) fn look(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<Option<Occupant>> {
         let stat = match self.volume.backing.stat(path) {
             Ok(s) => Some(s),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -141,7 +141,7 @@ impl Writeback {
     }
 
     /// Brings `ino` to a name. False: it is not ready.
-    fn bring(
+    pub(super) fn bring(
         &mut self,
         key: &EntryKey,
         path: &BackingPath,

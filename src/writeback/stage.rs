@@ -33,6 +33,8 @@ pub(super) struct Work {
     pub bytes: u64,
     /// The names to make agree.
     pub keys: Vec<EntryKey>,
+    /// What names led to when the batch began, and as of which record.
+    pub was: HashMap<EntryKey, (InodeId, Lsn)>,
     /// Directories of which only a part is in this batch.
     pub partial: HashSet<InodeId>,
     /// The log is durable up to here: nothing newer goes to the backing.

@@ -120,8 +120,7 @@ def faults(s, store, proxy):
 
 
 def denied_removals(s, g, c, proxy):
-    """A death does not bring files back whose removal the store denies, neither under old names nor under new ones. They do
-    come back (docs/BUCKETS.md, Limits), so that this is of the long form, where it fails."""
+    """A death does not bring files back whose removal the store denies, neither under old names nor under new ones."""
     proxy.set(status(403, "AccessDenied", key="/k/denied$"), status(403, "AccessDenied", op="delete", key="/k/moved-[0-4]$"))
     for n in range(5):
         c.unlink(f"moved-{n}") if n % 2 else c.move(f"moved-{n}", f"away-{n}")
@@ -150,8 +149,7 @@ def one_key(s, store, proxy):
         c.move(f"other-{n}", f"moved-{n}")
     there = lambda: len([x for x in store.rclone("lsf", store.at("k")).stdout.split() if x.startswith("moved-")])
     s.check(wait_until(lambda: there() == 20, 30, 0.5), "and moved", there())
-    if LONG:
-        denied_removals(s, g, c, proxy)
+    denied_removals(s, g, c, proxy)
     g.kill9()
     g.detach()
     proxy.set()

@@ -255,7 +255,7 @@ def log_lost(s):
                     except OSError:
                         return 0
                     j.write(f"{k} {n} {time.monotonic()}\n")
-                time.sleep(0.1)  # faster than a batch of the writeback a name may starve (docs/RELIABILITY.md)
+                time.sleep(0.02)
     load = s.spawn(load)
     time.sleep(6)
     fd = os.open(disk, os.O_RDONLY)

@@ -7,6 +7,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+mod behind;
 mod beside;
 mod damage;
 mod model;

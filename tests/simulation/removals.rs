@@ -13,21 +13,21 @@ use forelog::writeback::{Settings, Shared, Writeback};
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Machine {
+pub struct Machine {
     disk: Arc<SimDisk>,
-    backing: Arc<MemBacking>,
+    pub backing: Arc<MemBacking>,
     clock: Arc<ManualClock>,
 }
 
-struct Mount {
-    fs: Fs,
+pub struct Mount {
+    pub fs: Arc<Fs>,
     writeback: Writeback,
     shared: Arc<Shared>,
     committers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Machine {
-    fn new() -> Machine {
+    pub fn new() -> Machine {
         let plug = Arc::new(Plug::new());
         Machine {
             disk: Arc::new(SimDisk::new(plug.clone(), 128 << 20)),
@@ -36,7 +36,7 @@ impl Machine {
         }
     }
 
-    fn mount(&self) -> Mount {
+    pub fn mount(&self) -> Mount {
         self.backing.prepare().expect("the backing is ready");
         let opened = Volume::open(
             self.disk.clone() as Arc<dyn Disk>,
@@ -56,18 +56,25 @@ impl Machine {
         Mount {
             committers: volume.wal.start_committers(1).expect("threads"),
             writeback: Writeback::new(volume.clone(), shared.clone()),
-            fs: Fs::new(volume, Arc::new(History::new()), Arc::new(Clients::default()), false),
+            fs: Arc::new(Fs::new(volume, Arc::new(History::new()), Arc::new(Clients::default()), false)),
             shared,
         }
     }
 
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let all = self.backing.all().into_keys();
         let ours = |p: &Vec<u8>| p.starts_with(b".forelog") || p.is_empty();
         all.filter(|p| !ours(p)).map(|p| String::from_utf8_lossy(&p).into_owned()).collect()
     }
 
-    fn drain(&self, m: &mut Mount) {
+    /// One batch of all that waits.
+    pub fn step(&self, m: &mut Mount) {
+        let _draining = m.shared.drain();
+        m.writeback.step();
+        self.clock.advance(Duration::from_secs(40));
+    }
+
+    pub fn drain(&self, m: &mut Mount) {
         let _draining = m.shared.drain();
         for _ in 0..20 {
             m.writeback.step();
@@ -76,25 +83,34 @@ impl Machine {
     }
 }
 
-impl Mount {
-    fn who(&self) -> Who {
-        Who { uid: 0, gid: 0, client: self.fs.clients.get_or_make(1, || (ProgramId(1), "p".into())) }
-    }
+pub fn who(fs: &Fs) -> Who {
+    Who { uid: 0, gid: 0, client: fs.clients.get_or_make(1, || (ProgramId(1), "p".into())) }
+}
 
-    fn make(&self, dir: InodeId, name: &str, kind: Kind) -> InodeId {
+/// Makes a file of that mode and moves it over another.
+pub fn replace(fs: &Fs, name: &str, mode: u32) {
+    let new = New { kind: Kind::File, mode, umask: 0, rdev: 0, target: b"" };
+    let made = fs.make(&who(fs), InodeId::ROOT, b"tmp", &new).expect("it is made").ino;
+    fs.volume.forget(made, 1);
+    let (a, b) = ((InodeId::ROOT, &b"tmp"[..]), (InodeId::ROOT, name.as_bytes()));
+    fs.rename(&who(fs), a, b, 0).expect("it is moved");
+}
+
+impl Mount {
+    pub fn make(&self, dir: InodeId, name: &str, kind: Kind) -> InodeId {
         let new = New { kind, mode: 0o755, umask: 0, rdev: 0, target: b"" };
-        let made = self.fs.make(&self.who(), dir, name.as_bytes(), &new).expect("it is made").ino;
+        let made = self.fs.make(&who(&self.fs), dir, name.as_bytes(), &new).expect("it is made").ino;
         self.fs.volume.forget(made, 1);
         made
     }
 
     fn remove(&self, dir: InodeId, name: &str, is_dir: bool) {
-        self.fs.remove(&self.who(), dir, name.as_bytes(), is_dir).expect("it is removed");
+        self.fs.remove(&who(&self.fs), dir, name.as_bytes(), is_dir).expect("it is removed");
     }
 
     fn rename(&self, from: &str, to: &str) {
         let (a, b) = ((InodeId::ROOT, from.as_bytes()), (InodeId::ROOT, to.as_bytes()));
-        self.fs.rename(&self.who(), a, b, 0).expect("it is moved");
+        self.fs.rename(&who(&self.fs), a, b, 0).expect("it is moved");
     }
 
     fn find(&self, name: &str) -> InodeId {
@@ -105,7 +121,7 @@ impl Mount {
         self.fs.lookup(InodeId::ROOT, name.as_bytes()).expect("an answer").is_some()
     }
 
-    fn die(self) {
+    pub fn die(self) {
         self.fs.volume.wal.stop_committers();
         self.committers.into_iter().for_each(|c| c.join().expect("a committer ends"));
     }
