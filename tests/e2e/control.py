@@ -73,6 +73,9 @@ def settings(s):
     s.check(in_backing(g, "old", b"1" * 5000, 10), "a shorter writeback age counts at once")
     now = g.status()["settings"]
     s.check(now["writeback-age"] == "0s" and now["predict"] == "off" and now["segment-size"] == "1MiB", "and status shows them", now)
+    r = g.run("set", g.mnt, "segment-max=4GiB")
+    s.check(r.returncode == 0 and "cut to 64MiB" in r.stderr and g.status()["settings"]["segment-max"] == "64MiB",
+            "what the log cannot bear is cut as at the mount, and said", r.stderr)
     syncs = g.status()["log"]["device_syncs"]
     for n in range(20):
         put(g.path("tick"), b"x")
