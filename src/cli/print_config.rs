@@ -78,21 +78,10 @@ mod tests {
     use crate::cli::options::from_toml;
     use clap::Parser;
 
-    const CAN: Abilities = Abilities {
-        uring: true,
-        wait_umount: false,
-        metrics: false,
-        takeover: true,
-        bucket: true,
-        durability_backing: false,
-        models: &["leader"],
-        policies: &[],
-    };
-
     fn printed(words: &[&str], env: &[(&str, &str)]) -> Result<String, Verdict> {
         let line = ["forelog", "mount"].into_iter().chain(words.iter().copied());
         let Verb::Mount(args) = Cli::try_parse_from(line).unwrap().verb else { panic!() };
-        text(&args, |name| env.iter().find(|e| e.0 == name).map(|e| e.1.into()), &CAN)
+        text(&args, |name| env.iter().find(|e| e.0 == name).map(|e| e.1.into()), &Abilities::SOME)
     }
 
     #[test]

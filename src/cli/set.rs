@@ -129,17 +129,6 @@ mod tests {
     use super::*;
     use crate::config::{Hours, Idle, LogLevel, Predict};
 
-    const CAN: Abilities = Abilities {
-        uring: true,
-        wait_umount: false,
-        metrics: false,
-        takeover: true,
-        bucket: true,
-        durability_backing: false,
-        models: &["leader", "ewma2"],
-        policies: &[],
-    };
-
     fn live() -> Live {
         Live {
             upload_limit: Some(1000),
@@ -163,7 +152,7 @@ mod tests {
         let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
         let mut status = Status { settings: live().texts(), ..Status::default() };
         status.log.capacity_bytes = 1 << 30;
-        planned(&status, &changes(&words)?, &CAN)
+        planned(&status, &changes(&words)?, &Abilities::SOME)
     }
 
     #[test]

@@ -28,6 +28,21 @@ pub struct Abilities {
     pub policies: &'static [&'static str],
 }
 
+#[cfg(test)]
+impl Abilities {
+    /// For tests: those of a build that lacks a few.
+    pub const SOME: Abilities = Abilities {
+        uring: true,
+        wait_umount: false,
+        metrics: false,
+        takeover: true,
+        bucket: true,
+        durability_backing: false,
+        models: &["leader", "ewma2"],
+        policies: &[],
+    };
+}
+
 /// A replay of a recorded trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replay {

@@ -190,8 +190,10 @@ fn answer(mut stream: TcpStream, text: &dyn Fn() -> Option<String>) -> io::Resul
     // What is unread when a socket closes makes the kernel throw the answer away: a little of it is waited for.
     stream.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut rest = [0; REQUEST_BYTES_MAX];
-    let _ = stream.read(&mut rest);
-    Ok(())
+    match stream.read(&mut rest) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(e),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

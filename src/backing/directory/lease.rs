@@ -49,6 +49,15 @@ pub(super) struct Spot {
     file: Mutex<Option<OwnedFd>>,
 }
 
+/// Removes a file of ours that may be gone already, and that harms nobody if it stays.
+fn strike(ours: &OwnedFd, name: impl rustix::path::Arg + std::fmt::Debug) {
+    let said = format!("{name:?}");
+    match unlinkat(ours, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => log::debug!("{OURS}/{said}: removing it: {e}"),
+    }
+}
+
 impl Spot {
     fn ours(&self) -> io::Result<OwnedFd> {
         beneath::open(self.root.as_fd(), OURS.as_bytes(), OPEN_DIR)
@@ -143,7 +152,7 @@ impl Spot {
             if back.is_err() {
                 renameat(&ours, WAS, &ours, LEASE)?;
             }
-            let _ = unlinkat(&ours, WAS, AtFlags::empty());
+            strike(&ours, WAS);
             return Ok(None);
         }
         let made = self.put_new(said);
@@ -159,7 +168,7 @@ impl Spot {
     fn sweep(&self, ours: &OwnedFd) {
         for entry in rustix::fs::Dir::read_from(ours).into_iter().flatten().flatten() {
             if entry.file_name().to_bytes().starts_with(b"lease.") {
-                let _ = unlinkat(ours, entry.file_name(), AtFlags::empty());
+                strike(ours, entry.file_name());
             }
         }
     }
@@ -249,7 +258,7 @@ impl Place for Spot {
         if self.is_asked()
             && let Ok(ours) = self.ours()
         {
-            let _ = unlinkat(&ours, ASK, AtFlags::empty());
+            strike(&ours, ASK);
         }
         Ok(self.look()?.filter(|f| f.1 == text).map(|f| f.1))
     }
