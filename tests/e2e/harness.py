@@ -112,6 +112,7 @@ class Child:
         sys.stderr.flush()
         parent = os.getpid()
         self.code = None
+        self.gone = False  # it and its group: the number may be somebody else's by now
         self.pid = os.fork()
         if self.pid:
             return
@@ -135,6 +136,7 @@ class Child:
             pid, st = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(st)
+                self.gone = not group_alive(self.pid)
         return self.code
 
     def join(self, seconds):
@@ -146,12 +148,14 @@ class Child:
         """Ends the worker and all it started; returns once none of them runs."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
+        if self.gone:
+            return
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
         self.join(10)
-        wait_until(lambda: not group_alive(self.pid), 3)
+        self.gone = wait_until(lambda: not group_alive(self.pid), 3)
 
 
 def scrub(top):
