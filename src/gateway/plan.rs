@@ -74,6 +74,7 @@ fn limits_of(live: &Live, pool: &PoolLimits) -> Limits {
         segment_bytes_min: min.min(max) as u64,
         segment_bytes_max: max as u64,
         reserve_bytes_max: live.reserve_bytes_max.min(pool.capacity / 4),
+        floor_bytes: segmenter::FLOOR_BYTES,
         seal_after_ns: live.seal_after.as_nanos() as u64,
         ..Limits::default()
     }
@@ -288,7 +289,8 @@ impl SegmentPool for LogPool<'_> {
                 s.appended_bytes = c.slot.appended_bytes.load(Ordering::Relaxed);
             }
         }
-        PoolState { owners: owners.into_values().collect() }
+        let missed = wal.pool.misses.load(std::sync::atomic::Ordering::Relaxed);
+        PoolState { owners: owners.into_values().collect(), missed }
     }
 
     fn reserve(&self, o: segmenter::Owner, class_bytes: u64) -> io::Result<Option<u64>> {

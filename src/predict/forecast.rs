@@ -57,6 +57,8 @@ pub struct Forecast {
     pub actual_bytes: u64,
     /// Bytes of all clients.
     pub total: Distribution,
+    /// The .95 and .99 quantiles as reported, [`super::Band`].
+    pub band: (f64, f64),
     /// Median bytes over the age at which segments are sealed.
     pub seal_bytes_q50: f64,
     /// Most bytes ever seen in a horizon.
@@ -85,6 +87,7 @@ impl Forecast {
             actual_requests: 0,
             actual_bytes: 0,
             total: Distribution::point(0.0),
+            band: (0.0, 0.0),
             seal_bytes_q50: 0.0,
             largest_bytes: 0,
             credible_bytes: u64::MAX,

@@ -276,7 +276,7 @@ impl PredictiveLogManager {
         } else if !self.config.guarded {
             fallback = None;
         }
-        let total = chosen.distribution;
+        let (total, band) = (chosen.distribution, chosen.band);
         let programs = self.programs();
         Forecast {
             at_ns: now_ns,
@@ -291,6 +291,7 @@ impl PredictiveLogManager {
             actual_bytes: features.horizon_bytes,
             clients: self.clients(&programs),
             total,
+            band,
             seal_bytes_q50: self.seal.quantile(0.5) as f64,
             largest_bytes: self.panel.largest_bytes(),
             credible_bytes: match self.panel.foresees(chosen.model) {

@@ -4,6 +4,7 @@
 //! Pure: time is handed in, nothing is read or locked. [`Model`]s forecast; `score` judges all of them on
 //! what then happened; `leader` picks; `fallback` says when none is to be trusted.
 
+mod band;
 mod birth;
 mod clients;
 mod config;
@@ -22,6 +23,7 @@ mod recurrence;
 mod score;
 mod tick;
 
+pub use band::Band;
 pub use birth::BirthHistogram;
 pub use config::{Choice, ManagerConfig};
 pub use distribution::{CLASSES, Distribution, Levels, class_high, class_low, class_of, class_value};

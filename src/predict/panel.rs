@@ -1,6 +1,6 @@
 //! All experts side by side: each learns, is judged, speaks; one is chosen.
 
-use super::leader::advantage;
+use super::leader::{advantage, trust};
 use super::*;
 use std::collections::VecDeque;
 
@@ -16,6 +16,8 @@ const PLAIN: &str = "quantile-60s";
 pub struct Chosen {
     pub model: usize,
     pub distribution: Distribution,
+    /// What is reported as its .95 and .99 quantiles, bytes.
+    pub band: (f64, f64),
     /// By how much the chosen model was cheaper than static, 0..1.
     pub advantage: f64,
 }
@@ -26,11 +28,14 @@ pub struct Panel {
     candidates: usize,
     issued: Vec<Distribution>,
     judge: Judge,
+    home: usize,
     leader_95: Leader,
     leader_99: Leader,
     shared_95: FixedShare,
     shared_99: FixedShare,
-    spoken: VecDeque<(f64, f64)>,
+    /// Quantiles and edges of the band.
+    spoken: VecDeque<[(f64, f64); 2]>,
+    bands: (Band, Band),
     scored: Scored,
     misses: VecDeque<bool>,
     largest_bytes: u64,
@@ -50,11 +55,13 @@ impl Panel {
         Panel {
             issued: Vec::new(),
             judge: Judge::new(experts.len(), horizon_ticks as usize, half_life_ticks),
+            home,
             leader_95: Leader::new(home),
             leader_99: Leader::new(home),
             shared_95: shared.clone(),
             shared_99: shared,
             spoken: VecDeque::new(),
+            bands: (Band::new(0.95), Band::new(0.99)),
             scored: Scored::default(),
             misses: VecDeque::new(),
             largest_bytes: 0,
@@ -114,9 +121,11 @@ impl Panel {
             self.shared_99.observe(last.iter().map(|e| e.loss_99));
         }
         if self.spoken.len() >= tick.horizon_ticks as usize
-            && let Some((q95, q99)) = self.spoken.pop_front()
+            && let Some([(q95, q99), (edge_95, edge_99)]) = self.spoken.pop_front()
         {
-            self.scored.add(q95, q99, outcome);
+            self.scored.add((q95, q99), (edge_95, edge_99), outcome);
+            self.bands.0.observe(outcome > edge_95);
+            self.bands.1.observe(outcome > edge_99);
             if seasoned && tick.tick.is_multiple_of(tick.horizon_ticks as u64) {
                 self.misses.push_back(outcome > q99);
                 if self.misses.len() > WINDOWS {
@@ -135,8 +144,11 @@ impl Panel {
             self.issued.push(said);
         }
         self.judge.push(&self.issued);
-        let chosen = self.choose(choice, tick);
-        self.spoken.push_back((chosen.distribution.q95, chosen.distribution.q99));
+        let mut chosen = self.choose(choice, tick);
+        let (q95, q99) = (chosen.distribution.q95, chosen.distribution.q99);
+        let edge_99 = self.bands.1.edge(q99);
+        chosen.band = (self.bands.0.edge(q95).min(edge_99), edge_99);
+        self.spoken.push_back([(q95, q99), chosen.band]);
         chosen
     }
 
@@ -158,11 +170,20 @@ impl Panel {
             }
         };
         let mut distribution = self.issued[model].clone().with_request_bytes(tick.mean_request_bytes);
-        distribution.q95 = self.issued[model_95].q95.min(distribution.q99);
+        distribution.q95 = self.issued[model_95].q95;
+        if *choice == Choice::Auto {
+            let (at, home) = (|e: usize| &losses[e], self.home);
+            let plain = &self.issued[home];
+            let trust_95 = trust(at(model_95).loss_95, at(home).loss_95);
+            let trust_99 = trust(at(model).loss_99, at(home).loss_99);
+            distribution.q95 = trust_95 * distribution.q95 + (1.0 - trust_95) * plain.q95;
+            distribution.q99 = trust_99 * distribution.q99 + (1.0 - trust_99) * plain.q99;
+        }
+        distribution.q95 = distribution.q95.min(distribution.q99);
         // What a median of experts is worth is told by the one it follows most.
         let trusted = if *choice == Choice::FixedShare { self.shared_99.heaviest() } else { model };
         let experts = self.judge.experts();
         let advantage = advantage(&experts[trusted], &experts[STATIC]);
-        Chosen { model, distribution, advantage }
+        Chosen { model, distribution, band: (0.0, 0.0), advantage }
     }
 }

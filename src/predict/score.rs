@@ -89,6 +89,11 @@ pub struct Scored {
     pub pinball_99: f64,
     pub covered_95: f64,
     pub covered_99: f64,
+    /// The same of the reported band; what follows is of the band as well.
+    pub band_pinball_95: f64,
+    pub band_pinball_99: f64,
+    pub band_covered_95: f64,
+    pub band_covered_99: f64,
     pub active: f64,
     pub active_covered_99: f64,
     pub bytes: f64,
@@ -97,31 +102,43 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Adds a judged forecast.
-    pub fn add(&mut self, q95: f64, q99: f64, outcome: f64) {
+    /// Adds a judged forecast: its quantiles, the edges of the band around them, and what came.
+    pub fn add(&mut self, (q95, q99): (f64, f64), (edge_95, edge_99): (f64, f64), outcome: f64) {
         let hit = |q: f64| (outcome <= q) as u8 as f64;
         self.ticks += 1.0;
         self.pinball_95 += pinball(q95, outcome, 0.95);
         self.pinball_99 += pinball(q99, outcome, 0.99);
         self.covered_95 += hit(q95);
         self.covered_99 += hit(q99);
+        self.band_pinball_95 += pinball(edge_95, outcome, 0.95);
+        self.band_pinball_99 += pinball(edge_99, outcome, 0.99);
+        self.band_covered_95 += hit(edge_95);
+        self.band_covered_99 += hit(edge_99);
         if outcome > 0.0 {
             self.active += 1.0;
-            self.active_covered_99 += hit(q99);
+            self.active_covered_99 += hit(edge_99);
         }
         self.bytes += outcome;
-        self.bytes_covered_99 += outcome.min(q99);
+        self.bytes_covered_99 += outcome.min(edge_99);
     }
-    /// Share of ticks covered at .95, .99, of active ones at .99, of bytes at .99; 1 where there were none.
+    /// Share of ticks that the band covered at .95, .99, of active ones at .99, of bytes at .99; 1 where there were none.
     pub fn coverage(&self) -> [f64; 4] {
-        let share = |part: f64, all: f64| if all > 0.0 { part / all } else { 1.0 };
         [
-            share(self.covered_95, self.ticks),
-            share(self.covered_99, self.ticks),
+            share(self.band_covered_95, self.ticks),
+            share(self.band_covered_99, self.ticks),
             share(self.active_covered_99, self.active),
             share(self.bytes_covered_99, self.bytes),
         ]
     }
+
+    /// Share of ticks that the model's own quantiles covered, at .95 and .99.
+    pub fn quantile_coverage(&self) -> [f64; 2] {
+        [share(self.covered_95, self.ticks), share(self.covered_99, self.ticks)]
+    }
+}
+
+fn share(part: f64, all: f64) -> f64 {
+    if all > 0.0 { part / all } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -157,8 +174,9 @@ mod tests {
     #[test]
     fn coverages() {
         let mut s = Scored::default();
-        s.add(0.0, 10.0, 0.0);
-        s.add(0.0, 10.0, 40.0);
-        assert_eq!(s.coverage(), [0.5, 0.5, 0.0, 0.25]);
+        s.add((0.0, 10.0), (0.0, 10.0), 0.0);
+        s.add((0.0, 10.0), (0.0, 20.0), 40.0);
+        assert_eq!(s.coverage(), [0.5, 0.5, 0.0, 0.5]);
+        assert_eq!(s.quantile_coverage(), [0.5, 0.5]);
     }
 }

@@ -61,6 +61,7 @@ impl Tally {
 struct Inner {
     now_ns: u64,
     allocator_ns: u64,
+    missed: u64,
     owners: BTreeMap<Owner, Segments>,
     tally: Tally,
 }
@@ -77,7 +78,7 @@ impl SimPool {
     /// Allocating a segment takes `alloc_ms` and `alloc_ms_per_mib` for each MiB of it.
     pub fn new(alloc_ms: f64, alloc_ms_per_mib: f64, seal_after_ns: u64) -> Self {
         let owners = BTreeMap::from([(Owner::Shared, Segments::default())]);
-        let inner = Inner { now_ns: 0, allocator_ns: 0, owners, tally: Tally::default() };
+        let inner = Inner { now_ns: 0, allocator_ns: 0, missed: 0, owners, tally: Tally::default() };
         SimPool { alloc_ms, alloc_ms_per_mib, seal_after_ns, inner: Mutex::new(inner) }
     }
 
@@ -103,6 +104,7 @@ impl SimPool {
         }
         let wait_ns = at_ns - s.at_ns;
         inner.tally.stalls += missed as u64;
+        inner.missed += missed as u64;
         inner.tally.waits_us.push((wait_ns / 1000).min(u32::MAX as u64) as u32);
         switched
     }
@@ -227,7 +229,7 @@ impl SegmentPool for SimPool {
             }
             o
         };
-        PoolState { owners: inner.owners.iter().map(state).collect() }
+        PoolState { owners: inner.owners.iter().map(state).collect(), missed: inner.missed }
     }
 
     fn reserve(&self, owner: Owner, class_bytes: u64) -> io::Result<Option<u64>> {

@@ -29,6 +29,11 @@ pub struct PolicyReport {
     pub wait_p999_us: u64,
     pub relative_pinball_95: f64,
     pub relative_pinball_99: f64,
+    /// Of the reported band, whose coverage follows; decisions go by the quantiles, which the two figures above judge.
+    pub band_pinball_95: f64,
+    pub band_pinball_99: f64,
+    pub quantile_coverage_95: f64,
+    pub quantile_coverage_99: f64,
     pub coverage_95: f64,
     pub coverage_99: f64,
     pub active_coverage_99: f64,

@@ -6,7 +6,7 @@ use super::report::{PolicyReport, ReplayReport, TraceReport};
 use super::trace::Trace;
 use super::track::Track;
 use crate::predict::{FeatureTracker, Forecast, ManagerConfig, Scored, TickFeatures, TickSums};
-use crate::segmenter::{Costs, Limits, Segmenter};
+use crate::segmenter::{Costs, FLOOR_BYTES, Limits, Segmenter};
 use crate::sys::clock::Clock;
 
 /// The forecaster all pinball losses are relative to.
@@ -39,7 +39,7 @@ impl Default for ReplayOptions {
             horizon_ns: 1_000_000_000,
             alloc_ms: 8.0,
             alloc_ms_per_mib: 1.0,
-            limits: Limits { clients_max: 0, ..Limits::default() },
+            limits: Limits { clients_max: 0, floor_bytes: FLOOR_BYTES, ..Limits::default() },
             policies: Vec::new(),
             without: Vec::new(),
             weights: Vec::new(),
@@ -171,6 +171,7 @@ impl Outcome {
             let rank = (tau * self.ticks_us.len() as f64).ceil() as usize;
             self.ticks_us.get(rank.saturating_sub(1)).copied().unwrap_or(0) as u64
         };
+        let [quantile_coverage_95, quantile_coverage_99] = self.scored.quantile_coverage();
         let [coverage_95, coverage_99, active_coverage_99, byte_coverage_99] = self.scored.coverage();
         // A byte on both sides, so that two perfect forecasts are equal.
         let relative = |mine: f64, theirs: f64| (mine + 1.0) / (theirs + 1.0);
@@ -186,6 +187,10 @@ impl Outcome {
             wait_p999_us: self.tally.wait_us(0.999),
             relative_pinball_95: relative(self.scored.pinball_95, reference.pinball_95),
             relative_pinball_99: relative(self.scored.pinball_99, reference.pinball_99),
+            band_pinball_95: relative(self.scored.band_pinball_95, reference.pinball_95),
+            band_pinball_99: relative(self.scored.band_pinball_99, reference.pinball_99),
+            quantile_coverage_95,
+            quantile_coverage_99,
             coverage_95,
             coverage_99,
             active_coverage_99,

@@ -55,7 +55,7 @@ fn all_policies_play_and_the_json_has_the_contract_s_shape() {
     assert_eq!(r.policies.len(), all_policies().len());
     let json = serde_json::to_value(&r).expect("plain numbers and strings");
     assert_eq!((json["version"].as_u64(), json["trace"]["programs"].as_u64()), (Some(1), Some(1)));
-    assert_eq!(json["policies"][0].as_object().map(|o| o.len()), Some(18));
+    assert_eq!(json["policies"][0].as_object().map(|o| o.len()), Some(22));
     assert!(
         json["policies"].as_array().is_some_and(|all| all.iter().all(|p| {
             p.as_object().is_some_and(|o| o.iter().all(|(k, v)| k == "policy" || v.is_number()))

@@ -1,11 +1,14 @@
 //! The newsvendor: a write that waits for a segment against memory held idle (PREDICTION.md section 3).
 
+use super::outrun::Outrun;
 use crate::predict::Distribution;
 use std::collections::{BTreeMap, VecDeque};
 
 const MIB: f64 = 1048576.0;
 /// Ready segments of one owner, at most.
 pub const COUNT_MAX: u32 = 8;
+/// Part of the speed at which segments were made that is counted on.
+const SURELY: f64 = 0.5;
 
 /// What allocations took, by class.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,12 +59,48 @@ pub struct Costs {
     /// Of a MiB held ready for a second.
     pub idle_per_mib_s: f64,
     pub allocations: Allocations,
+    pub outrun: Outrun,
 }
 
 impl Default for Costs {
     /// 1 ms of stall is worth 10 MiB seconds.
     fn default() -> Self {
-        Costs { stall_per_ms: 1.0, idle_per_mib_s: 0.1, allocations: Allocations::default() }
+        Costs {
+            stall_per_ms: 1.0,
+            idle_per_mib_s: 0.1,
+            allocations: Allocations::default(),
+            outrun: Outrun::default(),
+        }
+    }
+}
+
+impl Costs {
+    /// Most bytes of a burst of `bytes` in a horizon that segments of this class must be held ready for: by what writes outran
+    /// their making, one for the segment whose making has only begun, and one for what the last is not filled with.
+    pub fn worth_holding(&self, class_bytes: u64, bytes: f64, horizon_ns: u64) -> f64 {
+        let even = bytes - self.rate(class_bytes) * horizon_ns as f64 / 1e9;
+        self.outrun.bytes(class_bytes).max(even) + 2.0 * class_bytes as f64
+    }
+
+    /// The largest class, from the smallest on, whose making takes at most half as long again as that of the smallest.
+    pub fn swift_class(&self, smallest: u64, largest: u64) -> u64 {
+        let enough = 1.5 * self.allocations.p50_ms(smallest);
+        let mut class = smallest;
+        while 2 * class <= largest && self.allocations.p50_ms(2 * class) <= enough {
+            class *= 2;
+        }
+        class
+    }
+
+    /// Bytes of segments of a class that are surely made in a second, while others are asked for as well.
+    fn rate(&self, class_bytes: u64) -> f64 {
+        SURELY * class_bytes as f64 / (self.allocations.p50_ms(class_bytes) / 1000.0)
+    }
+
+    /// Notes what was appended since the last call, and when.
+    pub fn observe(&mut self, now_ns: u64, bytes: u64) {
+        let rates = std::array::from_fn(|i| self.rate(Outrun::class_bytes(i)));
+        self.outrun.observe(now_ns, bytes, &rates);
     }
 }
 

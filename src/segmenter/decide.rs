@@ -51,15 +51,26 @@ fn want(d: Demand, forecast: &Forecast, pool: &PoolState, costs: &Costs, limits:
     let now = state_of(pool, d.owner);
     let ages = now.open_age_ns.unwrap_or(0).saturating_add(forecast.horizon_ns) >= limits.seal_after_ns;
     let room_bytes = if ages && now.open_age_ns.is_some() { 0 } else { now.room_bytes };
-    let base = limits.class_up(forecast.seal_bytes_q50.min(forecast.credible_bytes as f64) * d.share);
-    let beyond = d.bytes.after(now.taken_bytes as f64);
-    // A burst larger than the forecast knows of: at least the next segment is ready.
-    let demand =
-        beyond.unwrap_or_else(|| Distribution::point((room_bytes + now.segment_bytes.max(base)) as f64));
-    let eighth = |bytes: f64| base.max(limits.class_up(bytes / COUNT_MAX as f64));
-    let mut segment_bytes = eighth(d.bytes.q99);
-    let count = best_count(&demand, room_bytes, segment_bytes, forecast.horizon_ns, costs);
-    segment_bytes = segment_bytes.min(eighth(count as f64 * segment_bytes as f64));
+    // Two segments in the age at which they are sealed: one that is hardly filled then is memory that lies idle.
+    let seal_bytes = forecast.seal_bytes_q50.min(forecast.credible_bytes as f64) * d.share;
+    let base = limits.class_up(seal_bytes / 2.0);
+    let rest = d.bytes.after(now.taken_bytes as f64);
+    // A burst larger than the forecast knows of is taken to bring as much again.
+    let again = if rest.is_none() { (forecast.actual_bytes + now.taken_bytes) as f64 } else { 0.0 };
+    let bytes = d.bytes.q99.max(again).max(rest.as_ref().map_or(0.0, |r| r.q99));
+    let mut segment_bytes = leanest(bytes, base, forecast.horizon_ns, costs, limits);
+    if rest.is_none() || (pool.missed > 0 && now.taken_bytes > 0) {
+        segment_bytes =
+            segment_bytes.max(costs.swift_class(limits.segment_bytes_min, limits.segment_bytes_max));
+    }
+    let worth = costs.worth_holding(segment_bytes, bytes, forecast.horizon_ns);
+    let next = now.segment_bytes.max(segment_bytes) as f64;
+    let room = room_bytes as f64;
+    let mut demand = rest.unwrap_or_else(|| Distribution::point(room + again.min(worth).max(next)));
+    demand.clip(worth.max(room + next));
+    if d.owner == Owner::Shared && demand.q99 < limits.floor_bytes as f64 {
+        demand = Distribution::point(limits.floor_bytes as f64);
+    }
     segment_bytes = segment_bytes.max(limits.class_up(d.born_bytes as f64));
     // Down by one class a second, up at once.
     let floor = if now.may_shrink { now.segment_bytes / 2 } else { now.segment_bytes };
@@ -80,6 +91,23 @@ fn want(d: Demand, forecast: &Forecast, pool: &PoolState, costs: &Costs, limits:
         born,
         leased: d.born_bytes > 0,
     }
+}
+
+/// The class with which the least is to be held for a burst of so many bytes; of equal ones the largest that is
+/// made nearly as soon as the smallest.
+fn leanest(bytes: f64, base: u64, horizon_ns: u64, costs: &Costs, limits: &Limits) -> u64 {
+    let mut best = (f64::INFINITY, limits.class_up(bytes / COUNT_MAX as f64).max(base));
+    let swift = costs.swift_class(limits.segment_bytes_min, limits.segment_bytes_max);
+    let mut class = base;
+    while class <= limits.segment_bytes_max {
+        let count = (costs.worth_holding(class, bytes, horizon_ns).min(bytes) / class as f64).ceil();
+        let held = count * class as f64;
+        if count <= COUNT_MAX as f64 && (held < best.0 || (held == best.0 && held > 0.0 && class <= swift)) {
+            best = (held, class);
+        }
+        class *= 2;
+    }
+    best.1
 }
 
 impl Want {

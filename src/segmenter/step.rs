@@ -1,6 +1,6 @@
 //! Carries decisions out, and remembers what a pure decision cannot know.
 
-use super::{Action, Costs, Limits, Owner, SegmentPool, decide};
+use super::{Action, Costs, Limits, Owner, PoolState, SegmentPool, decide};
 use crate::predict::Forecast;
 use std::collections::HashMap;
 
@@ -21,7 +21,10 @@ pub struct Segmenter {
     limits: Limits,
     forecast_ns: u64,
     appended_then: HashMap<Owner, u64>,
+    missed_then: u64,
     shrunk_ns: HashMap<Owner, u64>,
+    /// What each owner had appended at the last step.
+    appended: HashMap<Owner, u64>,
     /// The last reservation failed, and was told.
     refused: bool,
 }
@@ -34,7 +37,9 @@ impl Segmenter {
             limits,
             forecast_ns: u64::MAX,
             appended_then: HashMap::new(),
+            missed_then: 0,
             shrunk_ns: HashMap::new(),
+            appended: HashMap::new(),
             refused: false,
         }
     }
@@ -49,14 +54,29 @@ impl Segmenter {
         &self.costs
     }
 
+    fn note_appended(&mut self, now_ns: u64, state: &PoolState) {
+        let mut bytes = 0;
+        for o in &state.owners {
+            let then = self.appended.insert(o.owner, o.appended_bytes).unwrap_or(0);
+            bytes += o.appended_bytes.saturating_sub(then);
+        }
+        if self.appended.len() > state.owners.len() {
+            self.appended.retain(|owner, _| state.owners.iter().any(|o| o.owner == *owner));
+        }
+        self.costs.observe(now_ns, bytes);
+    }
+
     /// Decides and does it.
     pub fn step(&mut self, now_ns: u64, forecast: &Forecast, pool: &dyn SegmentPool) -> Step {
         let mut state = pool.state();
+        self.note_appended(now_ns, &state);
         if forecast.at_ns != self.forecast_ns {
             self.forecast_ns = forecast.at_ns;
             self.appended_then = state.owners.iter().map(|o| (o.owner, o.appended_bytes)).collect();
+            self.missed_then = state.missed;
             self.shrunk_ns.retain(|owner, _| state.owners.iter().any(|o| o.owner == *owner));
         }
+        state.missed = state.missed.saturating_sub(self.missed_then);
         for o in &mut state.owners {
             let then = self.appended_then.get(&o.owner).copied().unwrap_or(0);
             o.taken_bytes = o.appended_bytes.saturating_sub(then);
@@ -109,7 +129,7 @@ impl Segmenter {
 mod tests {
     use super::*;
     use crate::predict::{Distribution, Fallback};
-    use crate::segmenter::{OwnerState, PoolState};
+    use crate::segmenter::OwnerState;
     use parking_lot::Mutex;
     use std::io;
 
@@ -192,7 +212,8 @@ mod tests {
                 o.appended_bytes = written << 18;
             });
             s.step(written, &f, &pool);
-            assert_eq!(shared(&pool).ready_bytes(), 1 << 18);
+            assert!(shared(&pool).ready_bytes() >= 1 << 18);
+            assert!(shared(&pool).segment_bytes > 1 << 18, "it grows at once");
         }
     }
 
