@@ -30,7 +30,7 @@ pub enum Verb {
     Flush(FlushArgs),
     /// Show what a gateway is doing
     Status(StatusArgs),
-    /// Show it live: forecast and writes, clients, backlog
+    /// Show a gateway live: forecast and writes, clients, backlog
     Top(TopArgs),
     /// Plot a mount's last hours, a kept history or a trace in a page for a browser
     Report(ReportArgs),
@@ -42,11 +42,11 @@ pub enum Verb {
     Fsck(FsckArgs),
     /// Print a log's records as JSON lines
     Dump(DumpArgs),
-    /// Record or replay a trace of writes
+    /// Record, replay or learn from a trace of writes
     Trace(TraceArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
-    /// Print the manual page
+    /// Print the manual page of the program or a verb
     Man(ManArgs),
 }
 
@@ -108,7 +108,7 @@ pub struct MountArgs {
     /// Time between forecasts [default: 50ms]
     #[arg(long, value_name = "DURATION")]
     pub interval: Option<String>,
-    /// What fsync waits for: log or backing [default: log]
+    /// What fsync waits for: log; `backing` is refused in this version [default: log]
     #[arg(long, value_name = "WHAT")]
     pub durability: Option<String>,
     /// Hold a plain umount(2) until drained, and let sync(2) wait for the log: auto (where it can: root, rings, a loop device), yes or no [default: auto]

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 const SET_EXAMPLES: &str = "\
-All keys are checked before any is changed. What is set here is for this mount; the next one begins with its flags and
-config file again.
+All keys are checked before any is changed. What is set here is for this mount; the next one begins
+with its flags and config file again.
 
 Examples:
   forelog set /data                                     # what can be set, and how it is now

@@ -55,8 +55,11 @@ Examples:
   forelog status /data --json | jq .writeback.backlog_bytes";
 
 pub const TOP: &str = "\
+Keys: q quit, s sort by the next column, r reverse, g group by process, program, user or unit,
+p pause, f flush, arrows scroll. NO_COLOR in the environment: no colours.
+
 Examples:
-  forelog top /data                       # until Ctrl-C
+  forelog top /data                       # until q or Ctrl-C
   forelog top /data --once";
 
 pub const REPORT: &str = "\

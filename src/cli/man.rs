@@ -13,7 +13,11 @@ pub fn run(args: &ManArgs) -> Verdict {
     if let Some(verb) = &args.verb {
         match page.find_subcommand(verb) {
             Some(found) => page = found.clone(),
-            None => return Verdict { code: 1, message: format!("man: no such verb '{verb}'") },
+            None => {
+                let verbs: Vec<&str> = page.get_subcommands().map(|c| c.get_name()).collect();
+                let message = format!("man: no such verb '{verb}'; there are: {}", verbs.join(", "));
+                return Verdict { code: 1, message };
+            }
         }
     }
     let mut roff = Vec::new();

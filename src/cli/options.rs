@@ -149,7 +149,11 @@ pub fn from_o(list: &str, flags: &mut MountFlags, sloppy: bool) -> Result<Settin
             (None, _) if sloppy => {}
             (None, _) => {
                 let known = KEYS.iter().chain(NOISE).chain(FLAGS);
-                return Err(usage(format!("-o {name}: no such option{}", suggestion(name, known))));
+                let meant = match suggestion(name, known) {
+                    none if none.is_empty() => "; see `forelog mount --help`".into(),
+                    meant => meant,
+                };
+                return Err(usage(format!("-o {name}: no such option{meant}")));
             }
         }
     }
@@ -320,7 +324,7 @@ mod tests {
     fn unknown_words_are_refused_with_a_suggestion() {
         let e = |list: &str| from_o(list, &mut MountFlags::default(), false).unwrap_err();
         assert_eq!(e("log_dri=/x").message, "-o log_dri: no such option; did you mean 'log-dir'?");
-        assert_eq!(e("zzzzzz").message, "-o zzzzzz: no such option");
+        assert_eq!(e("zzzzzz").message, "-o zzzzzz: no such option; see `forelog mount --help`");
         assert_eq!(e("log_dir").message, "-o log_dir needs a value: -o log_dir=...");
         assert_eq!((e("remount").code, e("nosuid=1").code, e("defaults=1").code), (2, 1, 1));
         assert!(from_o("zzzzzz,log_dir=/x", &mut MountFlags::default(), true).is_ok());

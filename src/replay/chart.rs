@@ -120,7 +120,7 @@ pub fn style() -> String {
          figure{{margin:1em 0 2em}}figure h3{{margin:0 0 .3em;font-size:1.05em}}figcaption{{color:var(--soft)}}h2{{margin-top:2em}}\
          .legend{{display:flex;flex-wrap:wrap;gap:.2em 1.4em;margin:.2em 0;padding:0;list-style:none}}\
          .key{{display:inline-block;width:1.6em;height:.7em;margin-right:.4em;border-radius:2px}}\
-         .key.line{{height:.22em;vertical-align:.22em}}.key.dashed{{height:.22em;vertical-align:.22em;width:.7em;box-shadow:.9em 0 0 0 currentColor}}\
+         .key.line{{height:.22em;vertical-align:.22em}}.key.dashed{{height:.22em;vertical-align:.22em;width:.7em;margin-right:1.3em;box-shadow:.9em 0 0 0 currentColor}}\
          .key.band{{opacity:.45}}\
          @media (prefers-color-scheme:dark){{:root{{--fg:#e6e6e6;--soft:#a8a8a8;--bg:#16181b;--grid:#33373c}}{dark}}}"
     )

@@ -1,6 +1,6 @@
 """Runs what the documents tell people to type, and looks for the lines that they quote.
 
-Each fenced block of `sh` in the README and the documents below is run by `sh -eu`, in order, in one world a document: a root of its own, a layer
+Each fenced block of `sh` in the README and in docs/ is run by `sh -eu`, in order, in one world a document: a root of its own, a layer
 over this machine's, with forelog installed, so that `/data` and `/mnt/nas` are real. A block that cannot be run there has a comment
 `<!-- not run: why -->` above it; there is no other way for a block not to be run."""
 import glob
@@ -10,7 +10,10 @@ import sys
 
 from harness import BIN, FAKE, ROOT, Suite, mounts, sh
 
-PAGES = ("README.md", "docs/OPERATIONS.md", "docs/TUNING.md", "docs/TROUBLESHOOTING.md", "docs/CONTRIBUTING.md")
+PAGES = ("README.md", *sorted(os.path.relpath(p, ROOT) for p in glob.glob(ROOT + "/docs/*.md")))
+# Blocks that nobody types: what a program prints, files.
+SHOWN = ("text", "toml", "yaml", "ini", "json", "dockerfile")
+COMMAND = re.compile(r"^\s*(sudo |[A-Z_]+=\S* )*(forelog [a-z]+|mount-scripts/|cargo |python3 |docker |curl |apt-get |systemctl |mount )", re.M)
 FENCE = re.compile(r"(?:^<!-- not run: (?P<why>[^>]+) -->\n+)?^```(?P<kind>\S*)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
@@ -20,9 +23,10 @@ def blocks(text):
 
 
 def stray(text):
-    """Commands that stand in no `sh` block: blocks by indentation or without a kind."""
+    """Commands that stand in no `sh` block: blocks by indentation or without a kind, or shown as something else."""
     bare = FENCE.sub("", text)
-    return re.findall(r"(?<=\n\n)    \S.*", bare) + [m["text"] for m in FENCE.finditer(text) if m["kind"] != "sh"]
+    others = [m for m in FENCE.finditer(text) if m["kind"] != "sh"]
+    return re.findall(r"(?<=\n\n)    \S.*", bare) + [m["text"] for m in others if m["kind"] not in SHOWN or COMMAND.search(m["text"])]
 
 
 def own_namespace():
@@ -71,9 +75,7 @@ def run_page(s, page):
     s.check(not stray(text), f"{page}: all commands stand in blocks of `sh`", stray(text)[:3])
     todo = blocks(text)
     name = os.path.basename(page).split(".")[0].lower()
-    if not any(why is None for _, why in todo):
-        return
-    root = world(s, name)
+    root = world(s, name) if any(why is None for _, why in todo) else None
     for commands, why in todo:
         first = commands.strip().splitlines()[0]
         if why:
@@ -81,8 +83,9 @@ def run_page(s, page):
             continue
         r = inside(root, commands)
         s.check(r.returncode == 0, f"{page}: {first}", f"exit {r.returncode}: {r.stdout[-500:]} {r.stderr[-800:]}")
-    left = [m for m in mounts() if m.startswith(root) and m.endswith("/data")]
-    s.check(not left, f"{page}: leaves nothing mounted", left)
+    if root:
+        left = [m for m in mounts() if m.startswith(root) and m.endswith("/data")]
+        s.check(not left, f"{page}: leaves nothing mounted", left)
 
 
 def quoted_lines(s):

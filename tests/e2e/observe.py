@@ -236,7 +236,7 @@ def live(s, g):
     load = s.spawn(writer, g.mnt, 60)
     t = Terminal([BIN, "top", g.mnt, "--interval", "300ms"])
     s.undo.append(t.kill)
-    s.check(t.waits_for("burst") and g.mnt[:20] in t.screen() and "q quit" in t.screen(), "top shows the mount, its clients and the keys", t.screen())
+    s.check(t.waits_for("burst") and g.mnt[:14] in t.screen() and g.mnt[-12:] in t.screen() and "q quit" in t.screen(), "top shows the mount, its clients and the keys", t.screen())
     s.check(wait_until(lambda: "█" in t.screen() and " written " in t.screen(), 15, 0), "and draws what is written", t.screen())
     if shots := os.environ.get("FORELOG_SHOTS"):
         time.sleep(8)

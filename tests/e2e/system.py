@@ -4,6 +4,7 @@ hears, the unit and what it takes away from the gateway.
 It runs in a mount namespace of its own, with layers over /usr, /etc and /var/lib, so that it installs for real and leaves nothing."""
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -51,6 +52,9 @@ def installing(s):
     for want in ("usr/local/bin/forelog", "sbin/mount.fuse.forelog", "sbin/umount.forelog", "usr/local/share/man/man1/forelog-mount.1",
                  "usr/local/share/bash-completion/completions/forelog", "etc/systemd/system/forelog@.service"):
         s.check(want in first, f"installs {want}")
+    verbs = re.findall(r"^  (\w+) ", sh([BIN, "--help"]).stdout.partition("Commands:")[2].partition("Options:")[0], re.M)
+    pages = {n.rpartition("/")[2] for n in first}
+    s.check(len(verbs) > 10 and all(f"forelog-{v}.1" in pages for v in verbs), "and a manual page of each command", verbs)
     s.check(sh([INSTALL], env=env).returncode == 0 and tree(to) == first, "a second time changes nothing")
     g = s.gateway("held", "--writeback-age", "1h")
     g.log = to + "/var/lib/forelog/held"

@@ -2,6 +2,7 @@
 
 mod app;
 mod fetch;
+mod fit;
 mod paint;
 mod plain;
 mod plot;
