@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub dead: bool,
     /// It was truncated and is not known to be whole yet.
     pub rewriting: bool,
+    /// When the first of its changes was made that the backing lacks, as far as the queue knows; nanoseconds since 1970.
+    pub since_ns: i64,
 }
 
 impl Volume {
@@ -70,6 +72,7 @@ impl Volume {
             parents: n.parents.to_vec(),
             dead: n.is_dead(),
             rewriting: n.rewriting != Lsn::NONE,
+            since_ns: n.dirty_since_ns,
         })
     }
 

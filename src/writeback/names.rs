@@ -341,6 +341,7 @@ impl Writeback {
         }
         if o.kind != Kind::Dir {
             self.announce_others_now(key)?;
+            self.keep_removed(o.ino, path);
             return Ok(Way::Over);
         }
         self.remove_dir(key, path, o, w)?;
@@ -397,6 +398,7 @@ impl Writeback {
         o: &Occupant,
         w: &mut Work,
     ) -> io::Result<()> {
+        self.keep_removed(o.ino, path);
         let inside: Vec<EntryKey> = {
             let places = self.volume.places.read();
             places.below(o.ino).map(|(n, _)| EntryKey { parent: o.ino, name: n.clone() }).collect()
@@ -475,7 +477,10 @@ impl Writeback {
         match o.kind {
             // With what is left in it.
             Kind::Dir => self.remove_dir(key, &path, &o, w)?,
-            _ => self.unlink(key, &path)?,
+            _ => {
+                self.keep_removed(o.ino, &path);
+                self.unlink(key, &path)?;
+            }
         }
         if let Some(cell) = self.volume.cell(o.ino) {
             self.volume.evict(&cell);

@@ -1,0 +1,240 @@
+//! For undo: before the writeback changes or removes something in the backing, what it was is kept.
+
+use super::Writeback;
+use crate::backing::{BackingFile, BackingPath, BackingStat};
+use crate::format::kept::Old;
+use crate::kept::{OldPiece, Store};
+use crate::types::{ByteRange, InodeId, Kind, Lsn};
+use crate::volume::Snapshot;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+/// What is copied at a time.
+const PIECE_BYTES: u64 = 1 << 20;
+/// What changed before this mount began is at most so much older than its inode says.
+const SLACK_NS: i64 = 60_000_000_000;
+/// Batches whose times are remembered.
+const BATCHES: usize = 256;
+/// Removed inodes with changes that the backing never got, of which it is remembered since when.
+const GONE_MAX: usize = 1 << 16;
+
+/// What the writeback remembers for undo.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// What was kept of those whose batch failed: content and attributes before these records.
+    pub kept: HashMap<InodeId, (Lsn, Lsn)>,
+    /// Since when removed inodes had changes.
+    pub gone: HashMap<InodeId, i64>,
+    /// When the last batches began and ended.
+    pub batches: VecDeque<(i64, i64)>,
+    pub started_ns: i64,
+    pub longest_ns: i64,
+}
+
+impl Memory {
+    /// A batch is over.
+    pub fn batch(&mut self, began_ns: i64, ended_ns: i64) {
+        self.longest_ns = self.longest_ns.max(ended_ns.saturating_sub(began_ns));
+        if self.batches.len() == BATCHES {
+            self.batches.pop_front();
+        }
+        self.batches.push_back((began_ns, ended_ns));
+    }
+
+    /// An inode that left the queue has no name any more.
+    pub fn is_gone(&mut self, ino: InodeId, since_ns: i64) {
+        if self.gone.len() < GONE_MAX {
+            self.gone.entry(ino).or_insert(since_ns);
+        }
+    }
+
+    /// No change is older that an inode had when it came into the queue at `since_ns`: what came while a batch was under
+    /// way counts as since its end.
+    fn least(&self, since_ns: i64) -> i64 {
+        if since_ns < self.started_ns {
+            return since_ns.saturating_sub(SLACK_NS);
+        }
+        match self.batches.iter().find(|b| b.0 <= since_ns && since_ns <= b.1) {
+            Some(b) => b.0,
+            None if self.batches.front().is_some_and(|b| since_ns < b.0) && self.batches.len() == BATCHES => {
+                since_ns.saturating_sub(self.longest_ns)
+            }
+            None => since_ns,
+        }
+    }
+}
+
+impl Writeback {
+    pub(super) fn keeps(&self) -> bool {
+        self.shared.kept.get().is_some()
+    }
+
+    fn keeper(&self) -> Option<Arc<Store>> {
+        self.shared.kept.get().cloned()
+    }
+
+    /// Keeps what the backing has of an inode whose change is about to be stored.
+    pub(super) fn keep_changed(&mut self, snap: &Snapshot) {
+        let Some(store) = self.keeper() else { return };
+        // A batch that failed comes again; what it was at first is what counts.
+        if self.memory.kept.get(&snap.ino).is_some_and(|k| k.0 >= snap.data && k.1 >= snap.meta) {
+            return;
+        }
+        let (id, path) = {
+            let places = self.volume.places.read();
+            (places.id(snap.ino), places.path(snap.ino).map(BackingPath))
+        };
+        let (Some(id), Some(path)) = (id, path) else { return };
+        let upto = (snap.data, snap.meta);
+        match self.volume.backing.stat(&path) {
+            Ok(s) if s.id == id => {
+                let since_ns = self.memory.least(snap.since_ns);
+                self.keep(&store, snap.ino, &path, &s, upto, since_ns, &changes_of(snap, s.attr.size));
+            }
+            // Something else stands there or nothing: that is for the store itself to meet.
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => store.lost(snap.ino.0, upto.0.0, upto.1.0, &e.to_string()),
+        }
+        self.memory.kept.insert(snap.ino, upto);
+    }
+
+    /// Keeps what is about to be removed from the backing, or replaced there by another object. A file that has further
+    /// names stays.
+    pub(super) fn keep_removed(&mut self, ino: InodeId, path: &BackingPath) {
+        let Some(store) = self.keeper() else { return };
+        let all = Lsn(u64::MAX);
+        match self.volume.backing.stat(path) {
+            Ok(s) if s.attr.nlink > 1 && s.attr.kind != Kind::Dir => {}
+            Ok(s) => {
+                let now = self.volume.clock.wall_ns();
+                let known = self.memory.gone.remove(&ino);
+                let known = known.or(self.volume.snapshot(ino).map(|s| s.since_ns).filter(|&t| t > 0));
+                let since_ns = self.memory.least(known.unwrap_or(now));
+                let whole = [ByteRange { start: 0, end: s.attr.size }];
+                self.keep(&store, ino, path, &s, (all, all), since_ns, &whole);
+            }
+            Err(e) => store.lost(ino.0, all.0, all.0, &e.to_string()),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn keep(
+        &self,
+        store: &Store,
+        ino: InodeId,
+        path: &BackingPath,
+        stat: &BackingStat,
+        upto: (Lsn, Lsn),
+        since_ns: i64,
+        ranges: &[ByteRange],
+    ) {
+        let b = &self.volume.backing;
+        let lost = |e: &dyn std::fmt::Display| store.lost(ino.0, upto.0.0, upto.1.0, &e.to_string());
+        let target = match stat.attr.kind {
+            Kind::Symlink => b.readlink(path),
+            _ => Ok(Vec::new()),
+        };
+        let (target, xattrs) = match (target, b.xattrs(path)) {
+            (Ok(t), Ok(x)) => (t, x),
+            (Err(e), _) | (_, Err(e)) => return lost(&e),
+        };
+        let old = Old {
+            ino: ino.0,
+            data: upto.0.0,
+            meta: upto.1.0,
+            wall_ns: self.volume.clock.wall_ns(),
+            since_ns,
+            attr: stat.attr,
+            target,
+            xattrs: xattrs.into_iter().map(|(n, v)| (n.to_vec(), v)).collect(),
+        };
+        if stat.attr.kind != Kind::File || ranges.iter().all(ByteRange::is_empty) {
+            return store.keep_old(old, &mut |_| Ok(()));
+        }
+        let file = match b.open(path) {
+            Ok(f) => f,
+            Err(e) => return lost(&e),
+        };
+        let parts = match parts(&*file, ranges) {
+            Ok(p) => p,
+            Err(e) => return lost(&e),
+        };
+        let bytes: u64 = parts.iter().filter(|p| p.1).map(|p| p.0.len()).sum();
+        if bytes > store.part_bytes() {
+            return lost(&format_args!("{bytes} bytes are more than a quarter of what undo may keep"));
+        }
+        store.keep_old(old, &mut |sink| {
+            parts.iter().try_for_each(|(range, has_data)| match has_data {
+                false => sink(OldPiece::Hole { offset: range.start, len: range.len() }),
+                true => copy(&*file, *range, sink),
+            })
+        });
+    }
+}
+
+/// The ranges of an old content that a change takes away: what it writes, and what it cuts off.
+fn changes_of(snap: &Snapshot, old_size: u64) -> Vec<ByteRange> {
+    if snap.data == Lsn::NONE || snap.attr.kind != Kind::File {
+        return Vec::new();
+    }
+    let within = |r: ByteRange| ByteRange { start: r.start, end: r.end.min(old_size) };
+    let written = snap.pieces.iter().filter(|p| p.source.is_some()).map(|p| within(p.range));
+    // What is left of the old content ends at the smaller of the two; behind that all of it goes.
+    let left = snap.base_end.min(snap.attr.size);
+    let mut out: Vec<ByteRange> =
+        written.map(|r| ByteRange { end: r.end.min(left), ..r }).filter(|r| !r.is_empty()).collect();
+    if left < old_size {
+        out.push(ByteRange { start: left, end: old_size });
+    }
+    out
+}
+
+/// The ranges, cut where a hole begins or ends; true: with data.
+fn parts(file: &dyn BackingFile, ranges: &[ByteRange]) -> io::Result<Vec<(ByteRange, bool)>> {
+    let mut out = Vec::new();
+    for r in ranges {
+        let mut at = r.start;
+        while at < r.end {
+            let data = file.next_data(at)?.unwrap_or(r.end).clamp(at, r.end);
+            if data > at {
+                out.push((ByteRange { start: at, end: data }, false));
+            }
+            if data == r.end {
+                break;
+            }
+            let hole = file.next_hole(data)?.clamp(data, r.end);
+            if hole <= data {
+                // It does not know of holes there.
+                out.push((ByteRange { start: data, end: r.end }, true));
+                break;
+            }
+            out.push((ByteRange { start: data, end: hole }, true));
+            at = hole;
+        }
+    }
+    Ok(out)
+}
+
+fn copy(
+    file: &dyn BackingFile,
+    range: ByteRange,
+    sink: &mut dyn FnMut(OldPiece<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = range.start;
+    let mut buf = vec![0; range.len().min(PIECE_BYTES) as usize];
+    while at < range.end {
+        let n = (range.end - at).min(PIECE_BYTES) as usize;
+        let mut have = 0;
+        while have < n {
+            match file.read_at(&mut buf[have..n], at + have as u64)? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile")),
+                k => have += k,
+            }
+        }
+        sink(OldPiece::Bytes { offset: at, bytes: &buf[..n] })?;
+        at += n as u64;
+    }
+    Ok(())
+}
