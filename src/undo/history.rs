@@ -167,7 +167,7 @@ impl History {
     }
 
     /// Each number was given to one record. Those up to `explained` may be missing: what that means is known.
-    fn look_for_gaps(&mut self, explained: u64, upto: u64, now_ns: i64) {
+    pub(super) fn look_for_gaps(&mut self, explained: u64, upto: u64, now_ns: i64) {
         let last = self.recs.last().map_or(0, |r| r.lsn);
         if last < upto && upto > explained {
             self.raise(now_ns, "the newest records are missing");
@@ -262,6 +262,33 @@ impl History {
         match crate::format::kept::is_sound(crc, &data) {
             true => Ok(data),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "a kept old content is damaged")),
+        }
+    }
+}
+
+#[cfg(test)]
+impl DataAt {
+    /// Of a record of so many bytes, which cannot be read.
+    pub(super) fn of(len: u32) -> DataAt {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let at = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        DataAt { segment: 0, at, len, crc: 0, sound: true }
+    }
+}
+
+#[cfg(test)]
+impl History {
+    /// Without any bytes.
+    pub(super) fn of(recs: Vec<Rec>, images: Vec<Image>) -> History {
+        let disk = || RealDisk::open(Path::new("/")).expect("there is a root");
+        History {
+            recs,
+            images,
+            floor_ns: 0,
+            notes: Vec::new(),
+            segments: Vec::new(),
+            log: disk(),
+            kept: disk(),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Writeback {
                 if w.partial.contains(&ino) {
                     again.push((since, ino));
                 } else {
-                    self.memory.kept.remove(&ino);
+                    self.memory.stored(ino);
                     self.volume.unqueue(ino);
                     self.shared.seen.lock().stored(ino);
                 }
@@ -253,7 +253,7 @@ impl Writeback {
         if !placed {
             return self.stage(snap, w);
         }
-        self.keep_changed(&snap);
+        self.keep_changed(&snap)?;
         if snap.attr.kind == Kind::Dir {
             return Ok(());
         }

@@ -42,6 +42,13 @@ impl Memory {
         self.batches.push_back((began_ns, ended_ns));
     }
 
+    /// All of an inode's changes are in the backing.
+    pub fn stored(&mut self, ino: InodeId) {
+        if self.kept.get(&ino).is_some_and(|k| k.0 != Lsn(u64::MAX)) {
+            self.kept.remove(&ino);
+        }
+    }
+
     /// An inode that left the queue has no name any more.
     pub fn is_gone(&mut self, ino: InodeId, since_ns: i64) {
         if self.gone.len() < GONE_MAX {
@@ -74,18 +81,19 @@ impl Writeback {
         self.shared.kept.get().cloned()
     }
 
-    /// Keeps what the backing has of an inode whose change is about to be stored.
-    pub(super) fn keep_changed(&mut self, snap: &Snapshot) {
-        let Some(store) = self.keeper() else { return };
+    /// Keeps what the backing has of an inode whose change is about to be stored. Errors: the backing cannot be asked, so it
+    /// could not be changed either.
+    pub(super) fn keep_changed(&mut self, snap: &Snapshot) -> io::Result<()> {
+        let Some(store) = self.keeper() else { return Ok(()) };
         // A batch that failed comes again; what it was at first is what counts.
         if self.memory.kept.get(&snap.ino).is_some_and(|k| k.0 >= snap.data && k.1 >= snap.meta) {
-            return;
+            return Ok(());
         }
         let (id, path) = {
             let places = self.volume.places.read();
             (places.id(snap.ino), places.path(snap.ino).map(BackingPath))
         };
-        let (Some(id), Some(path)) = (id, path) else { return };
+        let (Some(id), Some(path)) = (id, path) else { return Ok(()) };
         let upto = (snap.data, snap.meta);
         match self.volume.backing.stat(&path) {
             Ok(s) if s.id == id => {
@@ -95,16 +103,20 @@ impl Writeback {
             // Something else stands there or nothing: that is for the store itself to meet.
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => store.lost(snap.ino.0, upto.0.0, upto.1.0, &e.to_string()),
+            Err(e) => return Err(e),
         }
         self.memory.kept.insert(snap.ino, upto);
+        Ok(())
     }
 
     /// Keeps what is about to be removed from the backing, or replaced there by another object. A file that has further
-    /// names stays.
-    pub(super) fn keep_removed(&mut self, ino: InodeId, path: &BackingPath) {
-        let Some(store) = self.keeper() else { return };
+    /// names stays. Errors: as for `keep_changed`.
+    pub(super) fn keep_removed(&mut self, ino: InodeId, path: &BackingPath) -> io::Result<()> {
+        let Some(store) = self.keeper() else { return Ok(()) };
         let all = Lsn(u64::MAX);
+        if self.memory.kept.get(&ino) == Some(&(all, all)) {
+            return Ok(());
+        }
         match self.volume.backing.stat(path) {
             Ok(s) if s.attr.nlink > 1 && s.attr.kind != Kind::Dir => {}
             Ok(s) => {
@@ -114,9 +126,14 @@ impl Writeback {
                 let since_ns = self.memory.least(known.unwrap_or(now));
                 let whole = [ByteRange { start: 0, end: s.attr.size }];
                 self.keep(&store, ino, path, &s, (all, all), since_ns, &whole);
+                if self.memory.kept.len() >= GONE_MAX {
+                    self.memory.kept.clear();
+                }
+                self.memory.kept.insert(ino, (all, all));
             }
-            Err(e) => store.lost(ino.0, all.0, all.0, &e.to_string()),
+            Err(e) => return Err(e),
         }
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]

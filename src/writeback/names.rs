@@ -341,7 +341,7 @@ impl Writeback {
         }
         if o.kind != Kind::Dir {
             self.announce_others_now(key)?;
-            self.keep_removed(o.ino, path);
+            self.keep_removed(o.ino, path)?;
             return Ok(Way::Over);
         }
         self.remove_dir(key, path, o, w)?;
@@ -379,6 +379,9 @@ impl Writeback {
     fn park(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
         let name = format!("{:x}", o.ino.0);
         let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
+        if !self.volume.is_named(o.ino) {
+            self.keep_removed(o.ino, path)?;
+        }
         self.announce_one(o.ino, o.id, &at, w)?;
         self.about_to_change(key.parent, w)?;
         let volume = self.volume.clone();
@@ -398,7 +401,7 @@ impl Writeback {
         o: &Occupant,
         w: &mut Work,
     ) -> io::Result<()> {
-        self.keep_removed(o.ino, path);
+        self.keep_removed(o.ino, path)?;
         let inside: Vec<EntryKey> = {
             let places = self.volume.places.read();
             places.below(o.ino).map(|(n, _)| EntryKey { parent: o.ino, name: n.clone() }).collect()
@@ -478,7 +481,7 @@ impl Writeback {
             // With what is left in it.
             Kind::Dir => self.remove_dir(key, &path, &o, w)?,
             _ => {
-                self.keep_removed(o.ino, &path);
+                self.keep_removed(o.ino, &path)?;
                 self.unlink(key, &path)?;
             }
         }
