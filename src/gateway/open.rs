@@ -106,7 +106,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
 
 /// What is kept for undo, if it is asked for; else what an earlier mount kept goes.
 fn keep(config: &Config, clock: &Arc<dyn Clock>, boot: &str) -> Result<Option<Arc<Store>>, String> {
-    if config.keep_log.is_zero() || config.read_only {
+    if config.keep_log.is_zero() {
         kept::discard(&config.log_dir)?;
         return Ok(None);
     }

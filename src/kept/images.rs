@@ -147,9 +147,21 @@ impl Store {
         self.bytes.fetch_add(w.at.saturating_sub(before), Ordering::Relaxed);
     }
 
+    /// Notes that the backing had nothing of an object before this store: what comes later is no base for earlier moments.
+    pub fn first(&self, ino: u64, data: u64, meta: u64) {
+        let mut w = self.writer.lock();
+        let before = w.at;
+        self.put(&mut w, ino, data, meta, self.clock.wall_ns(), "it had not been stored by then");
+        self.bytes.fetch_add(w.at.saturating_sub(before), Ordering::Relaxed);
+    }
+
     fn put_lost(&self, w: &mut Writer, ino: u64, data: u64, meta: u64, wall_ns: i64, why: &str) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         log::info!("undo: inode {ino}: what it was before this change is not kept: {why}");
+        self.put(w, ino, data, meta, wall_ns, why);
+    }
+
+    fn put(&self, w: &mut Writer, ino: u64, data: u64, meta: u64, wall_ns: i64, why: &str) {
         if let Err(e) = w.put(&Entry::Lost { ino, data, meta, wall_ns, why: why.to_owned() }, &[]) {
             log::warn!("undo: writing old contents failed: {e}; moments before now cannot be restored");
             w.close(self, wall_ns);

@@ -161,11 +161,20 @@ impl Tree {
     }
 
     /// Sets owner, extended attributes (if given), mode and times, in this order. Returns whether the owner could be set:
-    /// only root gives files away. Without it no setuid or setgid bit is set.
-    pub fn set(&self, path: &[u8], attr: &Attr, xattrs: Option<&[(Name, Vec<u8>)]>) -> io::Result<bool> {
+    /// only root gives files away. Without it no setuid or setgid bit is set. `expected`: nothing else is touched.
+    pub fn set(
+        &self,
+        path: &[u8],
+        attr: &Attr,
+        xattrs: Option<&[(Name, Vec<u8>)]>,
+        expected: Option<InodeId>,
+    ) -> io::Result<bool> {
         let fd = self.fd(path, OFlags::PATH)?;
         let (uid, gid) = (Uid::from_raw(attr.uid), Gid::from_raw(attr.gid));
         let was = fs::fstat(&fd)?;
+        if expected.is_some_and(|ino| ino.0 != was.st_ino && !path.is_empty()) {
+            return Err(io::Error::other("something else stands there now"));
+        }
         let mut owned = (was.st_uid, was.st_gid) == (attr.uid, attr.gid);
         if !owned {
             owned = match fs::chownat(&fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH) {

@@ -251,6 +251,7 @@ impl Writeback {
             w.dirs.insert(snap.ino);
         }
         if !placed {
+            self.keep_first(&snap);
             return self.stage(snap, w);
         }
         self.keep_changed(&snap)?;

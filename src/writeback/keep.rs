@@ -109,6 +109,16 @@ impl Writeback {
         Ok(())
     }
 
+    /// Notes that an inode is stored for the first time.
+    pub(super) fn keep_first(&mut self, snap: &Snapshot) {
+        let upto = (snap.data, snap.meta);
+        if let Some(store) = self.keeper()
+            && self.memory.kept.insert(snap.ino, upto) != Some(upto)
+        {
+            store.first(snap.ino.0, upto.0.0, upto.1.0);
+        }
+    }
+
     /// Keeps what is about to be removed from the backing, or replaced there by another object. A file that has further
     /// names stays. Errors: as for `keep_changed`.
     pub(super) fn keep_removed(&mut self, ino: InodeId, path: &BackingPath) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Writing what was: all contents first into a directory of their own beside, then names, then what is to go, then
 //! directories' attributes. Nobody sees half a file, and what is needed of the present is read before it is replaced.
 
+use super::done::Done;
 use super::then::{Then, Wanted, join};
 use crate::control::queue::escaped;
 use crate::sys::restore::{Open, There, Tree};
@@ -20,43 +21,6 @@ pub struct Plan<'a> {
     pub top: &'a [u8],
     pub wanted: Vec<Wanted>,
     pub delete: bool,
-}
-
-/// How it went.
-#[derive(Default)]
-pub struct Done {
-    restored: u64,
-    bytes: u64,
-    attributes: u64,
-    same: u64,
-    removed: u64,
-    left: u64,
-    pub failed: u64,
-}
-
-impl Done {
-    /// In one line.
-    pub fn text(&self, dry: bool, elsewhere: bool) -> String {
-        let would = if dry { "would be " } else { "" };
-        let mut parts = vec![format!(
-            "{} {would}{} ({} bytes)",
-            self.restored,
-            if elsewhere { "written" } else { "restored" },
-            self.bytes
-        )];
-        for (n, what) in [
-            (self.attributes, "only in their attributes"),
-            (self.same, "as they were"),
-            (self.removed, "removed that did not exist then"),
-            (self.left, "left that did not exist then (--delete removes them)"),
-            (self.failed, "CANNOT be restored, see above"),
-        ] {
-            if n > 0 {
-                parts.push(format!("{n} {what}"));
-            }
-        }
-        parts.join(", ")
-    }
 }
 
 /// A file or symlink on its way.
@@ -144,7 +108,10 @@ impl<'a> Job<'a> {
                 self.plan.wanted.iter_mut().filter(|w| w.path == b"root/").for_each(|w| w.path.truncate(4));
             }
         }
-        let wanted = std::mem::take(&mut self.plan.wanted);
+        let mut wanted = std::mem::take(&mut self.plan.wanted);
+        if self.elsewhere {
+            wanted.retain(|w| !is_above(&w.path, self.plan.top));
+        }
         let mut steps = Vec::new();
         for w in &wanted {
             match self.step(w) {
@@ -276,16 +243,11 @@ impl<'a> Job<'a> {
     fn begin(&mut self, top: &[u8]) -> Result<(), String> {
         let name = format!(".undo-{}-{}", std::process::id(), self.now_ns / 1_000_000_000);
         let mut above = parent(top).to_vec();
-        // A directory above that is gone as well is made again.
-        let mut missing = Vec::new();
-        while self.out.stat(&above).map_err(|e| e.to_string())?.is_none() && !above.is_empty() {
-            missing.push(above.clone());
+        // A directory above that is gone as well is made again later.
+        while !above.is_empty() && self.out.stat(&above).map_err(|e| e.to_string())?.is_none() {
             above = parent(&above).to_vec();
         }
-        for dir in missing.into_iter().rev() {
-            self.out.mkdir(&dir).map_err(|e| format!("{}: {e}", escaped(&dir)))?;
-        }
-        self.staging = join(parent(top), name.as_bytes());
+        self.staging = join(&above, name.as_bytes());
         self.out.mkdir(&self.staging).map_err(|e| format!("{}: {e}", escaped(&self.staging)))
     }
 
@@ -323,7 +285,8 @@ impl<'a> Job<'a> {
             Xattrs::Same if here => None,
             Xattrs::Same => w.now.as_ref().map(|n| self.plan.tree.xattrs(&n.0)),
         };
-        match self.out.set(path, attr, list.as_deref()) {
+        let expected = w.now.as_ref().filter(|_| here).map(|n| n.1.ino);
+        match self.out.set(path, attr, list.as_deref(), expected) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 log::debug!("{}: only root can give it back to uid {}", escaped(path), attr.uid);
@@ -484,6 +447,11 @@ impl<'a> Job<'a> {
 
 fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|b| *b == b'/').map_or(b"", |n| &path[..n])
+}
+
+/// True for a path above another.
+fn is_above(path: &[u8], other: &[u8]) -> bool {
+    path.len() < other.len() && (path.is_empty() || other.starts_with(path) && other[path.len()] == b'/')
 }
 
 fn size_of(c: &Content) -> u64 {

@@ -4,6 +4,7 @@
 //! written through the mount as by any program: logged, crash-safe, and itself to be undone.
 
 mod apply;
+mod done;
 mod then;
 mod versions;
 mod when;

@@ -50,13 +50,19 @@ impl<'a> Then<'a> {
     /// The mount cannot be read.
     pub fn collect(&self, path: &[u8]) -> io::Result<Vec<Wanted>> {
         let mut at = InodeId::ROOT;
+        let mut out = Vec::new();
+        let mut walked = Vec::new();
         for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+            // A directory above that is gone has to come back with it.
+            if !walked.is_empty() && self.tree.stat(&walked)?.is_none() {
+                out.push(Wanted { path: walked.clone(), ino: at, now: None, attr: self.past.attr(at, None) });
+            }
             match self.child(at, name)? {
                 Some(ino) => at = ino,
                 None => return Ok(Vec::new()),
             }
+            walked = join(&walked, name);
         }
-        let mut out = Vec::new();
         let mut todo = vec![(path.to_vec(), at, 0)];
         while let Some((path, ino, depth)) = todo.pop() {
             let now = self.now(ino, &path)?;
@@ -111,27 +117,12 @@ impl<'a> Then<'a> {
                 None => Ok(None),
             };
         }
-        // It stands where it stood, below a directory that was moved.
-        match self.dir(ino)? {
-            Some(d) => is(d),
-            None => match then.iter().rposition(|b| *b == b'/') {
-                Some(_) => self.below_moved(ino, then, &is),
-                None => Ok(None),
-            },
+        // It stands where it stood, below a directory that was moved, or it is a directory.
+        if let Some(d) = self.dir(ino)? {
+            return is(d);
         }
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn below_moved(
-        &self,
-        ino: InodeId,
-        then: &[u8],
-        is: &dyn Fn(Vec<u8>) -> io::Result<Option<(Vec<u8>, There)>>,
-    ) -> io::Result<Option<(Vec<u8>, There)>> {
-        let _ = ino;
         let cut = then.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        let (above, name) = (&then[..cut], &then[cut..]);
-        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let (above, name) = then.split_at(cut);
         let mut at = InodeId::ROOT;
         for part in above.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
             match self.child(at, part)? {
@@ -140,7 +131,7 @@ impl<'a> Then<'a> {
             }
         }
         match self.dir(at)? {
-            Some(d) => is(join(&d, name)),
+            Some(d) => is(join(&d, name.strip_prefix(b"/").unwrap_or(name))),
             None => Ok(None),
         }
     }
