@@ -390,8 +390,11 @@ impl<'a> Job<'a> {
         self.out.rename(name, to).map_err(|e| e.to_string())
     }
 
-    /// What is of another kind than it was then makes way, and is kept.
+    /// What is of another kind than it was then makes way, and is kept unless all that is new is to go.
     fn aside(&mut self, path: &[u8]) -> Result<(), String> {
+        if self.plan.delete {
+            return self.remove_tree(path).map_err(|e| format!("removing what stands there: {e}"));
+        }
         let base = format!(".undo-{}", self.now_ns / 1_000_000_000).into_bytes();
         let cut = path.iter().rposition(|b| *b == b'/').map_or(0, |n| n + 1);
         let room = crate::types::NAME_BYTES_MAX - base.len();
@@ -402,6 +405,20 @@ impl<'a> Job<'a> {
         }
         self.out.rename(path, &to).map_err(|e| e.to_string())?;
         self.say("moved", path, &format!(" to {}", escaped(&to)));
+        Ok(())
+    }
+
+    fn remove_tree(&mut self, path: &[u8]) -> io::Result<()> {
+        let Some(t) = self.out.stat(path)? else { return Ok(()) };
+        let dir = t.attr.kind == Kind::Dir;
+        if dir {
+            for name in self.out.list(path)? {
+                self.remove_tree(&join(path, &name))?;
+            }
+        }
+        self.out.remove(path, dir)?;
+        self.done.removed += 1;
+        self.say("removed", path, "");
         Ok(())
     }
 
