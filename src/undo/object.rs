@@ -130,7 +130,8 @@ impl Past<'_> {
         self.images.get(&ino)?.iter().copied().find(|&n| upto(n) > self.cut_lsn())
     }
 
-    /// An image as a base, if all records are kept that the backing did not have by then.
+    /// An image as a base, to be followed by all records since the history begins: those that it has already change nothing
+    /// in it. Only if all records are kept that the backing did not have by then.
     fn as_base(&self, n: usize) -> Result<&Old, String> {
         match &self.history.images[n].kept {
             Kept::Lost { why, .. } => Err(format!("what it was before is not kept: {why}")),
@@ -164,16 +165,14 @@ impl Past<'_> {
                 _ => last,
             },
         );
-        let (from_ns, from, mut attr) = match base {
-            Some((n, attr)) => (i64::MIN, n + 1, attr),
+        let (from, mut attr) = match base {
+            Some((n, attr)) => (n + 1, attr),
             None => {
                 let n = self.image_after(ino, false).ok_or("what it was before is not known")?;
-                let old = self.as_base(n)?;
-                (old.since_ns, 0, old.attr)
+                (0, self.as_base(n)?.attr)
             }
         };
-        for (_, r) in self.recs_of(ino).filter(|(n, r)| (from..self.cut).contains(n) && r.wall_ns >= from_ns)
-        {
+        for (_, r) in self.recs_of(ino).filter(|(n, r)| (from..self.cut).contains(n) && r.wall_ns >= floor) {
             apply(&mut attr, ino, r);
         }
         Ok(attr)
@@ -236,18 +235,14 @@ impl Past<'_> {
                 _ => false,
             })
             .last();
-        let (base, from, from_ns, mut size) = match (empty, self.image_after(ino, true)) {
-            (Some((n, _)), _) => (Base::Empty, n, i64::MIN, 0),
-            (None, Some(n)) => {
-                let old = self.as_base(n)?;
-                (Base::Image(n), 0, old.since_ns, old.attr.size)
-            }
+        let (base, from, mut size) = match (empty, self.image_after(ino, true)) {
+            (Some((n, _)), _) => (Base::Empty, n, 0),
+            (None, Some(n)) => (Base::Image(n), 0, self.as_base(n)?.attr.size),
             (None, None) if alive => return Err("it is being changed now; try again".to_owned()),
             (None, None) => return Err("what it was before is not known".to_owned()),
         };
         let (mut map, mut base_end) = (Map::default(), size);
-        for (n, r) in self.recs_of(ino).filter(|(n, r)| (from..self.cut).contains(n) && r.wall_ns >= from_ns)
-        {
+        for (n, r) in self.recs_of(ino).filter(|(n, r)| (from..self.cut).contains(n) && r.wall_ns >= floor) {
             let mut put = |offset: u64, len: u64, source: In| {
                 map.insert(offset, Extent { len, lsn: Lsn(r.lsn), source }, &mut |_| ());
             };

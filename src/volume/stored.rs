@@ -293,7 +293,8 @@ impl Volume {
     }
 
     /// Ends an inode's stay in the queue: it comes back if it is still dirty. Returns whether it is.
-    pub fn unqueue(&self, ino: InodeId) -> bool {
+    /// `since_ns`: what changed meanwhile counts as since then, else as since now.
+    pub fn unqueue(&self, ino: InodeId, since_ns: Option<i64>) -> bool {
         self.dirty.done(ino);
         let Some(cell) = self.table.get(ino) else { return false };
         let still = {
@@ -301,8 +302,8 @@ impl Volume {
             i.node.queued = false;
             let still = i.node.is_dirty() && !i.node.is_dead();
             if still {
-                let now = self.clock.wall_ns();
-                self.mark_dirty(&mut i.node, now);
+                let since = since_ns.unwrap_or_else(|| self.clock.wall_ns());
+                self.mark_dirty(&mut i.node, since);
             }
             still
         };

@@ -131,7 +131,7 @@ impl Writeback {
                     again.push((since, ino));
                 } else {
                     self.memory.stored(ino);
-                    self.volume.unqueue(ino);
+                    self.volume.unqueue(ino, self.keeps().then_some(self.memory.began_ns));
                     self.shared.seen.lock().stored(ino);
                 }
             }

@@ -6,16 +6,12 @@ use crate::format::kept::Old;
 use crate::kept::{OldPiece, Store};
 use crate::types::{ByteRange, InodeId, Kind, Lsn};
 use crate::volume::Snapshot;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 /// What is copied at a time.
 const PIECE_BYTES: u64 = 1 << 20;
-/// What changed before this mount began is at most so much older than its inode says.
-const SLACK_NS: i64 = 60_000_000_000;
-/// Batches whose times are remembered.
-const BATCHES: usize = 256;
 /// Removed inodes with changes that the backing never got, of which it is remembered since when.
 const GONE_MAX: usize = 1 << 16;
 
@@ -25,21 +21,18 @@ pub(super) struct Memory {
     /// What was kept of those whose batch failed: content and attributes before these records.
     pub kept: HashMap<InodeId, (Lsn, Lsn)>,
     /// Since when removed inodes had changes.
-    pub gone: HashMap<InodeId, i64>,
-    /// When the last batches began and ended.
-    pub batches: VecDeque<(i64, i64)>,
-    pub started_ns: i64,
-    pub longest_ns: i64,
+    gone: HashMap<InodeId, i64>,
+    /// When this batch began.
+    pub began_ns: i64,
+    /// No change that waits is older.
+    oldest_ns: i64,
 }
 
 impl Memory {
-    /// A batch is over.
-    pub fn batch(&mut self, began_ns: i64, ended_ns: i64) {
-        self.longest_ns = self.longest_ns.max(ended_ns.saturating_sub(began_ns));
-        if self.batches.len() == BATCHES {
-            self.batches.pop_front();
-        }
-        self.batches.push_back((began_ns, ended_ns));
+    /// A batch begins: what waited since when.
+    pub fn batch(&mut self, now_ns: i64, oldest_ns: Option<i64>, items: &[(i64, InodeId)]) {
+        self.began_ns = now_ns;
+        self.oldest_ns = items.iter().map(|i| i.0).chain(oldest_ns).fold(now_ns, i64::min);
     }
 
     /// All of an inode's changes are in the backing.
@@ -53,21 +46,6 @@ impl Memory {
     pub fn is_gone(&mut self, ino: InodeId, since_ns: i64) {
         if self.gone.len() < GONE_MAX {
             self.gone.entry(ino).or_insert(since_ns);
-        }
-    }
-
-    /// No change is older that an inode had when it came into the queue at `since_ns`: what came while a batch was under
-    /// way counts as since its end.
-    fn least(&self, since_ns: i64) -> i64 {
-        if since_ns < self.started_ns {
-            return since_ns.saturating_sub(SLACK_NS);
-        }
-        match self.batches.iter().find(|b| b.0 <= since_ns && since_ns <= b.1) {
-            Some(b) => b.0,
-            None if self.batches.front().is_some_and(|b| since_ns < b.0) && self.batches.len() == BATCHES => {
-                since_ns.saturating_sub(self.longest_ns)
-            }
-            None => since_ns,
         }
     }
 }
@@ -97,8 +75,7 @@ impl Writeback {
         let upto = (snap.data, snap.meta);
         match self.volume.backing.stat(&path) {
             Ok(s) if s.id == id => {
-                let since_ns = self.memory.least(snap.since_ns);
-                self.keep(&store, snap.ino, &path, &s, upto, since_ns, &changes_of(snap, s.attr.size));
+                self.keep(&store, snap.ino, &path, &s, upto, snap.since_ns, &changes_of(snap, s.attr.size));
             }
             // Something else stands there or nothing: that is for the store itself to meet.
             Ok(_) => {}
@@ -130,10 +107,9 @@ impl Writeback {
         match self.volume.backing.stat(path) {
             Ok(s) if s.attr.nlink > 1 && s.attr.kind != Kind::Dir => {}
             Ok(s) => {
-                let now = self.volume.clock.wall_ns();
                 let known = self.memory.gone.remove(&ino);
                 let known = known.or(self.volume.snapshot(ino).map(|s| s.since_ns).filter(|&t| t > 0));
-                let since_ns = self.memory.least(known.unwrap_or(now));
+                let since_ns = known.unwrap_or(self.memory.oldest_ns);
                 let whole = [ByteRange { start: 0, end: s.attr.size }];
                 self.keep(&store, ino, path, &s, (all, all), since_ns, &whole);
                 if self.memory.kept.len() >= GONE_MAX {

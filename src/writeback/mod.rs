@@ -184,7 +184,6 @@ impl Writeback {
     pub fn new(volume: Arc<Volume>, shared: Arc<Shared>) -> Writeback {
         let seed = volume.clock.monotonic_ns();
         let backing_paces = volume.backing.pace(&shared.limiter);
-        let memory = keep::Memory { started_ns: volume.clock.wall_ns(), ..Default::default() };
         Writeback {
             volume,
             shared,
@@ -196,7 +195,7 @@ impl Writeback {
             checkpoint_took_ns: 0,
             backing_paces,
             gate: hours::Gate::default(),
-            memory,
+            memory: keep::Memory::default(),
         }
     }
 
@@ -240,9 +239,11 @@ impl Writeback {
         let mut more = false;
         let parked = || open && !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
         if !items.is_empty() || parked() {
-            let began = self.volume.clock.wall_ns();
+            if self.keeps() {
+                let now = self.volume.clock.wall_ns();
+                self.memory.batch(now, self.volume.dirty.oldest_ns(), &items);
+            }
             more = self.batch(items);
-            self.memory.batch(began, self.volume.clock.wall_ns());
             self.shared.seen.lock().current.clear();
         }
         self.recycle(self.volume.clock.monotonic_ns());
