@@ -346,7 +346,10 @@ impl Store {
             return;
         }
         self.room.store(room, Ordering::Relaxed);
-        self.writer.lock().rotate(self, room, self.clock.wall_ns());
+        // Not while a long content is being copied: who ticks has other things to do.
+        if let Some(mut w) = self.writer.try_lock() {
+            w.rotate(self, room, self.clock.wall_ns());
+        }
         self.shrink();
         match self.dir.free_bytes() {
             Ok(free) if free < spare && self.bytes() > 0 => drop(self.give_up(spare - free)),

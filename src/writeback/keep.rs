@@ -9,6 +9,7 @@ use crate::volume::Snapshot;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What is copied at a time.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -171,7 +172,12 @@ impl Writeback {
         store.keep_old(old, &mut |sink| {
             parts.iter().try_for_each(|(range, has_data)| match has_data {
                 false => sink(OldPiece::Hole { offset: range.start, len: range.len() }),
-                true => copy(&*file, *range, sink),
+                true => {
+                    copy(&*file, *range, sink)?;
+                    // A sign of life.
+                    self.volume.given_bytes.fetch_add(range.len(), Ordering::Relaxed);
+                    Ok(())
+                }
             })
         });
     }
