@@ -65,7 +65,7 @@ impl Writer {
     pub(super) fn rotate(&mut self, store: &Store, room: u64, now_ns: i64) {
         let share = store.window_ns / SHARE as i64;
         let old = now_ns.saturating_sub(self.began_ns) > share || now_ns < self.began_ns;
-        let large = self.at > FILE_BYTES_MAX.min(room / SHARE);
+        let large = self.at > FILE_BYTES_MAX.min(room / SHARE).max(64 << 10);
         if self.file.is_some() && !old && !large {
             return;
         }
