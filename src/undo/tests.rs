@@ -26,7 +26,7 @@ fn history(changes: Vec<(Mutation, u32)>) -> History {
             start: 1,
             change,
             data: Vec::new(),
-            content: history::DataAt::of(len),
+            content: DataAt::of(len),
         }
     });
     History::of(recs.collect(), Vec::new())
@@ -194,9 +194,9 @@ fn versions_group_writes_and_follow_renames() {
         told,
         [
             (What::Written, Some(20), 10, &b"b"[..]),
-            (What::Renamed, Some(20), 0, b"b"),
-            (What::Written, Some(20), 20, b"a"),
-            (What::Created, Some(0), 0, b"a"),
+            (What::Renamed, Some(20), 0, &b"b"[..]),
+            (What::Written, Some(20), 20, &b"a"[..]),
+            (What::Created, Some(0), 0, &b"a"[..]),
         ]
     );
     assert_eq!(v[1].from.as_deref(), Some(&b"a"[..]));
