@@ -1,6 +1,6 @@
 //! Moments, as people write and read them.
 
-use crate::cli::units;
+use super::super::units;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
