@@ -164,6 +164,8 @@ pub struct Config {
     pub segment_bytes_max: u64,
     /// Cap on all reserved, unused segments together.
     pub reserve_bytes_max: u64,
+    /// How long changes are kept once they are in the backing; 0: not at all.
+    pub keep_log: Duration,
     /// Age at which an open segment is sealed.
     pub seal_after: Duration,
     /// Bound on what a power cut can take without fsync.

@@ -16,11 +16,13 @@ pub mod history;
 pub mod namespace;
 pub mod wal;
 
+pub mod kept;
 pub mod predict;
 pub mod volume;
 
 pub mod fs;
 pub mod segmenter;
+pub mod undo;
 pub mod writeback;
 
 pub mod control;

@@ -1,6 +1,7 @@
 //! The command line, raw: `resolve` gives it meaning.
 
 use super::args_control::{QueueArgs, SetArgs};
+use super::args_undo::{UndoArgs, VersionsArgs};
 use super::examples;
 use super::options::{KEYS, Settings};
 use super::report::ReportArgs;
@@ -38,6 +39,10 @@ pub enum Verb {
     Set(SetArgs),
     /// Show what waits for the backing, or send something first
     Queue(QueueArgs),
+    /// Show when a file changed, how and by whom
+    Versions(VersionsArgs),
+    /// Bring a file or tree back to what it was at a moment
+    Undo(UndoArgs),
     /// Check a log offline; never changes it
     Fsck(FsckArgs),
     /// Print a log's records as JSON lines
@@ -81,6 +86,9 @@ pub struct MountArgs {
     /// Cap on all reserved, unused segments together [default: a quarter of the log]
     #[arg(long, value_name = "SIZE")]
     pub reserve_max: Option<String>,
+    /// How long changes are kept after they are in the backing, for `forelog undo`; in the space that the log leaves free [default: 0s, not at all]
+    #[arg(long, value_name = "DURATION")]
+    pub keep_log: Option<String>,
     /// Age at which an open segment is sealed [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub seal_after: Option<String>,
@@ -173,6 +181,7 @@ impl MountArgs {
             ("segment-min", &self.segment_min),
             ("segment-max", &self.segment_max),
             ("reserve-max", &self.reserve_max),
+            ("keep-log", &self.keep_log),
             ("seal-after", &self.seal_after),
             ("commit-interval", &self.commit_interval),
             ("writeback-age", &self.writeback_age),

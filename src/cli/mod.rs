@@ -2,6 +2,7 @@
 
 mod args;
 mod args_control;
+mod args_undo;
 mod checks;
 mod completions;
 mod dump;
@@ -24,6 +25,7 @@ mod status;
 mod top;
 mod trace;
 mod umount;
+mod undo;
 mod units;
 mod version;
 
@@ -64,6 +66,8 @@ fn run(verb: Verb, argv: &[OsString], engine: &dyn Engine) -> Verdict {
         Verb::Report(args) => report::run(&args),
         Verb::Set(args) => set::run(&args, engine),
         Verb::Queue(args) => queue::run(&args),
+        Verb::Versions(args) => undo::run_versions(&args),
+        Verb::Undo(args) => undo::run(&args),
         Verb::Fsck(args) => fsck::run(&args, engine),
         Verb::Dump(args) => dump::run(&args, engine),
         Verb::Trace(args) => trace::run(&args, engine),

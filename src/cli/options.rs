@@ -16,6 +16,7 @@ pub const KEYS: &[&str] = &[
     "segment-min",
     "segment-max",
     "reserve-max",
+    "keep-log",
     "seal-after",
     "commit-interval",
     "writeback-age",

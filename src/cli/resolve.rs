@@ -112,6 +112,7 @@ pub fn resolve(
         segment_bytes_min: sizes.min_bytes,
         segment_bytes_max,
         reserve_bytes_max,
+        keep_log: times.keep_log,
         seal_after: times.seal_after,
         commit_interval: times.commit_interval,
         writeback_age: times.writeback_age,
@@ -192,6 +193,7 @@ pub fn defaults(
     let interval = crate::config::duration_text(reader.times()?.interval);
     for (key, value) in [
         ("interval", interval.as_str()),
+        ("keep-log", "0s"),
         ("durability", "log"),
         ("wait-umount", "auto"),
         ("threads", &reader.threads()?.to_string()),
@@ -233,6 +235,7 @@ struct Places {
 }
 
 struct Times {
+    keep_log: Duration,
     seal_after: Duration,
     commit_interval: Duration,
     writeback_age: Duration,
@@ -330,6 +333,7 @@ impl Reader<'_> {
 
     fn times(&self) -> Result<Times, Verdict> {
         Ok(Times {
+            keep_log: self.time("keep-log", 0, "0s", "366d")?,
             seal_after: self.time("seal-after", 5_000, "10ms", "1h")?,
             commit_interval: self.time("commit-interval", 1_000, "10ms", "10m")?,
             writeback_age: self.time("writeback-age", 30_000, "0s", "24h")?,

@@ -121,6 +121,17 @@ fn body(out: &mut String, s: &Status) -> std::fmt::Result {
         let (used, most) = (bytes(c.used_bytes), bytes(c.capacity_bytes));
         writeln!(out, "  read cache {used} of {most}, {} hits, {} misses{damaged}", c.hits, c.misses)?;
     }
+    let k = &s.kept;
+    if k.on {
+        let given_up = if k.given_up > 0 { ", the oldest given up for want of room" } else { "" };
+        writeln!(
+            out,
+            "  undo       the last {}, {} of {} kept{given_up}",
+            seconds(k.oldest_seconds),
+            bytes(k.bytes),
+            bytes(k.room_bytes)
+        )?;
+    }
     prediction(out, s)?;
     writeln!(
         out,

@@ -54,6 +54,9 @@ pub struct Status {
     /// What was read of a bucket, kept beside the log.
     #[serde(default)]
     pub read_cache: ReadCache,
+    /// What is kept for undo.
+    #[serde(default)]
+    pub kept: Kept,
     pub log_dir: String,
     pub uptime_seconds: f64,
     /// How requests come from the kernel: `uring` or `device`.
@@ -83,6 +86,26 @@ pub struct ReadCache {
     /// Blocks that were fetched from the store.
     pub misses: u64,
     pub damaged: u64,
+}
+
+/// What is kept for undo; all zero where nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Changes are kept (`--keep-log`).
+    pub on: bool,
+    /// How long, if there is room.
+    pub window_seconds: f64,
+    pub segments: u64,
+    /// Of segments and old contents.
+    pub bytes: u64,
+    /// What it may have at most now: what the log leaves of its size.
+    pub room_bytes: u64,
+    /// How far back a moment can be restored.
+    pub oldest_seconds: f64,
+    /// Files that had to make room before their time.
+    pub given_up: u64,
+    /// Old contents that could not be kept.
+    pub lost: u64,
 }
 
 /// Requests served, by kind.
@@ -218,6 +241,7 @@ impl Default for Status {
             backing_kind: String::new(),
             store_requests: BTreeMap::new(),
             read_cache: ReadCache::default(),
+            kept: Kept::default(),
             log_dir: String::new(),
             uptime_seconds: 0.0,
             transport: String::new(),
@@ -256,6 +280,8 @@ impl Status {
         let p = &mut self.prediction;
         for x in [
             &mut self.uptime_seconds,
+            &mut self.kept.window_seconds,
+            &mut self.kept.oldest_seconds,
             &mut self.log.oldest_dirty_seconds,
             &mut p.confidence,
             &mut p.expected_requests,

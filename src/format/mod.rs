@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod checksum;
 pub mod codec;
 pub mod frame;
+pub mod kept;
 pub mod mutation;
 pub mod segment;
 

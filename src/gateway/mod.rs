@@ -421,6 +421,9 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     v.wal.seal_older(0);
     let closed = v.checkpoint();
     v.wal.nudge_epochs();
+    if let Some(kept) = gateway.writeback.kept.get() {
+        kept.close();
+    }
     if let Err(e) = closed {
         return Verdict::refused(format!(
             "closing the log in {} failed: {e}; the next mount recovers it",

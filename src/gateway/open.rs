@@ -13,6 +13,7 @@ use crate::config::{Config, Live, Place};
 use crate::format::frame::public_tag;
 use crate::fs::{Clients, Fs};
 use crate::history::{History, Programs};
+use crate::kept::{self, KeepingDisk, Store};
 use crate::mount::Callers;
 use crate::sys::clock::{self, Clock};
 use crate::sys::disk::{Disk, RealDisk};
@@ -72,10 +73,14 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     if backing.remote() && !backing.bounded() {
         backing = Arc::new(TimedBacking::new(backing, DEADLINE));
     }
-    let disk: Arc<dyn Disk> =
-        Arc::new(RealDisk::open(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?);
     let began = clock.monotonic_ns();
     let boot = files::boot_id();
+    let real = RealDisk::open(dir).map_err(|e| format!("log directory {}: {e}", dir.display()))?;
+    let kept = keep(config, &clock, &boot)?;
+    let disk: Arc<dyn Disk> = match &kept {
+        Some(store) => Arc::new(KeepingDisk::new(real, store.clone())),
+        None => Arc::new(real),
+    };
     let opened = Volume::open(
         disk,
         backing.clone(),
@@ -89,7 +94,24 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     lease.set_log(opened.volume.log_tag());
     tell_others(marker::put(&*backing, config, opened.volume.log_tag()));
     tell(&opened.report, took_ms, dir);
-    Ok(Opened { gateway: assemble(config, opened.volume, clock, lease)?, locks })
+    let gateway = assemble(config, opened.volume, clock, lease)?;
+    if let Some(store) = kept {
+        store.begin(gateway.volume.wal.marks.appended())?;
+        if gateway.writeback.kept.set(store).is_err() {
+            log::debug!("kept before");
+        }
+    }
+    Ok(Opened { gateway, locks })
+}
+
+/// What is kept for undo, if it is asked for; else what an earlier mount kept goes.
+fn keep(config: &Config, clock: &Arc<dyn Clock>, boot: &str) -> Result<Option<Arc<Store>>, String> {
+    if config.keep_log.is_zero() {
+        kept::discard(&config.log_dir)?;
+        return Ok(None);
+    }
+    let room = config.log_size_bytes;
+    Store::open(&config.log_dir, config.keep_log, room, clock.clone(), boot).map(Some)
 }
 
 /// Opens the backing, without changing anything in it.

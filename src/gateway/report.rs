@@ -30,6 +30,7 @@ impl Gateway {
             },
             store_requests: self.volume.backing.requests().into_iter().collect(),
             read_cache: self.cache_status(),
+            kept: self.kept_status(),
             log_dir: self.config.log_dir.display().to_string(),
             uptime_seconds: (now - self.started_ns) as f64 / 1e9,
             transport: self.transport.get().map_or("", |t| t.name()).into(),
@@ -46,6 +47,22 @@ impl Gateway {
             prediction: self.prediction_status(),
             settings: self.live.get().texts(),
             ..Status::default()
+        }
+    }
+
+    fn kept_status(&self) -> status::Kept {
+        let Some(kept) = self.writeback.kept.get() else { return status::Kept::default() };
+        let f = kept.figures();
+        let oldest_ns = self.volume.clock.wall_ns().saturating_sub(f.since_ns).max(0);
+        status::Kept {
+            on: true,
+            window_seconds: self.config.keep_log.as_secs_f64(),
+            segments: f.segments,
+            bytes: f.bytes,
+            room_bytes: f.room_bytes,
+            oldest_seconds: oldest_ns as f64 / 1e9,
+            given_up: f.given_up,
+            lost: f.lost,
         }
     }
 

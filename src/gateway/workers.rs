@@ -153,6 +153,13 @@ fn tick(g: &Gateway, last: &mut (u64, u64)) {
     g.volume.wal.nudge_epochs();
     // Without room on the device it is tried again with the next tick.
     g.volume.wal.pool.fill_spare().unwrap_or_else(|e| log::debug!("the log's headroom: {e}"));
+    if let Some(kept) = g.writeback.kept.get() {
+        let pool = &g.volume.wal.pool;
+        let capacity = pool.limits.capacity;
+        let room = capacity.saturating_sub(pool.counts().allocated_bytes);
+        // So much stays free for others on the device.
+        kept.tick(room, capacity / 16);
+    }
     g.hangs();
     let now = g.volume.clock.monotonic_ns();
     let stored = g.writeback.bytes.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! disk in its place that tears writes and loses what was not synced.
 
 use crate::sys::beneath::check_name;
+use crate::types::Lsn;
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -57,6 +58,19 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
     /// Bytes free to us on the device.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Takes a retired segment's file out of the log, for undo: its first `end` bytes, the last record there. False: it
+    /// is not wanted, or could not be, and stays where it is.
+    fn keep(&self, _name: &str, _generation: u32, _end: u32, _last: Lsn) -> bool {
+        false
+    }
+    /// Bytes of what was kept: they are on the same device, and count with the log's.
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+    /// Gives up at least so many bytes of what was kept, the oldest first. Returns how many it were.
+    fn give_up(&self, _bytes: u64) -> u64 {
+        0
+    }
 }
 
 /// A directory of this machine.
@@ -69,6 +83,31 @@ impl RealDisk {
     pub fn open(path: &Path) -> io::Result<RealDisk> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(RealDisk { dir: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// Moves a file to another directory of the same filesystem.
+    pub fn move_to(&self, name: &str, to: &RealDisk, new_name: &str) -> io::Result<()> {
+        check_name(name.as_bytes())?;
+        check_name(new_name.as_bytes())?;
+        Ok(rustix::fs::renameat(&self.dir, name, &to.dir, new_name)?)
+    }
+
+    /// Cuts a file to `len` bytes and gives the rest of its space back.
+    pub fn cut(&self, name: &str, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(&self.open_file(name, OFlags::empty())?, len)?)
+    }
+
+    /// Names, sizes and modification times (nanoseconds since 1970) of all regular files.
+    pub fn list_dated(&self) -> io::Result<Vec<(String, u64, i64)>> {
+        let mut found = Vec::new();
+        for (name, size) in self.list()? {
+            match rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(st) => found.push((name, size, st.st_mtime * 1_000_000_000 + st.st_mtime_nsec as i64)),
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(found)
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {

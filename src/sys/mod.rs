@@ -25,6 +25,7 @@ pub mod pool;
 pub mod proc;
 pub mod published;
 pub mod pulse;
+pub mod restore;
 pub mod signal;
 pub mod uring;
 pub mod utab;

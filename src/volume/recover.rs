@@ -14,6 +14,7 @@ use crate::sys::clock::Clock;
 use crate::sys::disk::Disk;
 use crate::types::{BackingId, ClientId, InodeId, Lsn, Pos, SegmentId};
 use crate::wal::mend;
+use crate::wal::pool::file_name;
 use crate::wal::scan::{Damage, Found, HEADER_LOST, Scan};
 use crate::wal::{ClientSlot, PoolLimits, Wal};
 use parking_lot::{Mutex, RwLock};
@@ -315,6 +316,11 @@ fn assemble(
                 .map_err(|e| format!("syncing log segment {} failed: {e}; check the log's disk", id.0))?;
         } else if marked.contains(id) {
             mend::unmark(&*disk, *id).map_err(|e| format!("removing a mark from the log failed: {e}"))?;
+        }
+        // What retired and was not taken out of the log before the gateway ended.
+        let past = !needed && ours && s.header.is_some() && max != Lsn::NONE;
+        if past && disk.keep(&file_name(*id), generation, s.end, max) {
+            continue;
         }
         wal.adopt(*id, *size as u32, file, generation, s.version, needed.then_some((s.end, max)));
     }

@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub dead: bool,
     /// It was truncated and is not known to be whole yet.
     pub rewriting: bool,
+    /// When the first of its changes was made that the backing lacks, as far as the queue knows; nanoseconds since 1970.
+    pub since_ns: i64,
 }
 
 impl Volume {
@@ -70,6 +72,7 @@ impl Volume {
             parents: n.parents.to_vec(),
             dead: n.is_dead(),
             rewriting: n.rewriting != Lsn::NONE,
+            since_ns: n.dirty_since_ns,
         })
     }
 
@@ -290,7 +293,8 @@ impl Volume {
     }
 
     /// Ends an inode's stay in the queue: it comes back if it is still dirty. Returns whether it is.
-    pub fn unqueue(&self, ino: InodeId) -> bool {
+    /// `since_ns`: what changed meanwhile counts as since then, else as since now.
+    pub fn unqueue(&self, ino: InodeId, since_ns: Option<i64>) -> bool {
         self.dirty.done(ino);
         let Some(cell) = self.table.get(ino) else { return false };
         let still = {
@@ -298,8 +302,8 @@ impl Volume {
             i.node.queued = false;
             let still = i.node.is_dirty() && !i.node.is_dead();
             if still {
-                let now = self.clock.wall_ns();
-                self.mark_dirty(&mut i.node, now);
+                let since = since_ns.unwrap_or_else(|| self.clock.wall_ns());
+                self.mark_dirty(&mut i.node, since);
             }
             still
         };

@@ -130,7 +130,8 @@ impl Writeback {
                 if w.partial.contains(&ino) {
                     again.push((since, ino));
                 } else {
-                    self.volume.unqueue(ino);
+                    self.memory.stored(ino);
+                    self.volume.unqueue(ino, self.keeps().then_some(self.memory.began_ns));
                     self.shared.seen.lock().stored(ino);
                 }
             }
@@ -168,6 +169,9 @@ impl Writeback {
                 continue;
             }
             mine.push((since, ino));
+            if self.keeps() && !self.volume.is_named(ino) {
+                self.memory.is_gone(ino, since);
+            }
             self.volume.sweep(ino, &self.changed);
             for (n, (name, target, lsn)) in self.volume.dirty_entries(ino).into_iter().enumerate() {
                 if n >= ENTRIES_MAX || w.bytes >= most {
@@ -247,8 +251,10 @@ impl Writeback {
             w.dirs.insert(snap.ino);
         }
         if !placed {
+            self.keep_first(&snap);
             return self.stage(snap, w);
         }
+        self.keep_changed(&snap)?;
         if snap.attr.kind == Kind::Dir {
             return Ok(());
         }
@@ -478,23 +484,5 @@ impl Writeback {
         }
         self.changed.retain(|at| refused.contains(at));
         Ok(())
-    }
-
-    /// A file may be replaced as a whole when nothing of the backing's content is part of it, it has
-    /// one name, and that name is where it is.
-    fn replaceable(&self, snap: &Snapshot) -> Option<EntryKey> {
-        if snap.attr.kind != Kind::File
-            || snap.data == Lsn::NONE
-            || snap.base_end > 0
-            || snap.attr.nlink != 1
-            || snap.attr.size == 0
-        {
-            return None;
-        }
-        let places = self.volume.places.read();
-        let Place { at, .. } = places.get(snap.ino)?;
-        let here = places.names(snap.ino).len() == 1 && snap.parents == [at.clone()];
-        drop(places);
-        (here && self.volume.entry(&at)?.0 == Some(snap.ino)).then_some(at)
     }
 }

@@ -9,6 +9,7 @@ mod batch;
 mod behind;
 mod conflict;
 mod hours;
+mod keep;
 mod names;
 mod retry;
 mod seen;
@@ -19,6 +20,7 @@ pub use seen::Seen;
 
 use crate::config::Hours;
 use crate::format::mutation::EntryKey;
+use crate::kept::Store;
 use crate::namespace::places::PARKED;
 use crate::sys::limiter::Limiter;
 use crate::sys::worker::Bell;
@@ -26,8 +28,8 @@ use crate::types::InodeId;
 use crate::volume::Volume;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Inodes taken at once.
@@ -86,6 +88,8 @@ pub struct Shared {
     steps: (Mutex<u64>, Condvar),
     /// What is on its way, and what failed.
     pub seen: Mutex<Seen>,
+    /// Where old contents are kept for undo, if they are.
+    pub kept: OnceLock<Arc<Store>>,
 }
 
 impl Shared {
@@ -109,6 +113,7 @@ impl Shared {
             in_step: AtomicBool::new(false),
             steps: Default::default(),
             seen: Default::default(),
+            kept: OnceLock::new(),
         })
     }
 
@@ -169,6 +174,7 @@ pub struct Writeback {
     /// The backing keeps to the upload limit by itself.
     backing_paces: bool,
     gate: hours::Gate,
+    memory: keep::Memory,
 }
 
 /// A file that was truncated may take this long to be whole again, whatever else wants its room in the log.
@@ -189,6 +195,7 @@ impl Writeback {
             checkpoint_took_ns: 0,
             backing_paces,
             gate: hours::Gate::default(),
+            memory: keep::Memory::default(),
         }
     }
 
@@ -232,6 +239,10 @@ impl Writeback {
         let mut more = false;
         let parked = || open && !self.idle_parked(self.shared.closing.load(Ordering::Acquire)).is_empty();
         if !items.is_empty() || parked() {
+            if self.keeps() {
+                let now = self.volume.clock.wall_ns();
+                self.memory.batch(now, self.volume.dirty.oldest_ns(), &items);
+            }
             more = self.batch(items);
             self.shared.seen.lock().current.clear();
         }

@@ -341,6 +341,7 @@ impl Writeback {
         }
         if o.kind != Kind::Dir {
             self.announce_others_now(key)?;
+            self.keep_removed(o.ino, path)?;
             return Ok(Way::Over);
         }
         self.remove_dir(key, path, o, w)?;
@@ -378,6 +379,9 @@ impl Writeback {
     fn park(&mut self, key: &EntryKey, path: &BackingPath, o: &Occupant, w: &mut Work) -> io::Result<()> {
         let name = format!("{:x}", o.ino.0);
         let at = EntryKey { parent: PARKED, name: name.as_bytes().into() };
+        if !self.volume.is_named(o.ino) {
+            self.keep_removed(o.ino, path)?;
+        }
         self.announce_one(o.ino, o.id, &at, w)?;
         self.about_to_change(key.parent, w)?;
         let volume = self.volume.clone();
@@ -397,6 +401,7 @@ impl Writeback {
         o: &Occupant,
         w: &mut Work,
     ) -> io::Result<()> {
+        self.keep_removed(o.ino, path)?;
         let inside: Vec<EntryKey> = {
             let places = self.volume.places.read();
             places.below(o.ino).map(|(n, _)| EntryKey { parent: o.ino, name: n.clone() }).collect()
@@ -475,7 +480,10 @@ impl Writeback {
         match o.kind {
             // With what is left in it.
             Kind::Dir => self.remove_dir(key, &path, &o, w)?,
-            _ => self.unlink(key, &path)?,
+            _ => {
+                self.keep_removed(o.ino, &path)?;
+                self.unlink(key, &path)?;
+            }
         }
         if let Some(cell) = self.volume.cell(o.ino) {
             self.volume.evict(&cell);

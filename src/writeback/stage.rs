@@ -5,6 +5,7 @@ use crate::backing::{
     AttrChange, BackingFile, BackingPath, BackingStat, NewObject, Piece, Update, staged_path,
 };
 use crate::format::mutation::EntryKey;
+use crate::namespace::Place;
 use crate::sys::limiter::Limiter;
 use crate::types::{InodeId, Kind, Lsn, Stamp};
 use crate::volume::{Error, Snapshot};
@@ -154,6 +155,24 @@ impl Writeback {
         w.sync_files.push(path);
         w.updated.push((snap, seen));
         Ok(())
+    }
+
+    /// A file may be replaced as a whole when nothing of the backing's content is part of it, it has
+    /// one name, and that name is where it is.
+    pub(super) fn replaceable(&self, snap: &Snapshot) -> Option<EntryKey> {
+        if snap.attr.kind != Kind::File
+            || snap.data == Lsn::NONE
+            || snap.base_end > 0
+            || snap.attr.nlink != 1
+            || snap.attr.size == 0
+        {
+            return None;
+        }
+        let places = self.volume.places.read();
+        let Place { at, .. } = places.get(snap.ino)?;
+        let here = places.names(snap.ino).len() == 1 && snap.parents == [at.clone()];
+        drop(places);
+        (here && self.volume.entry(&at)?.0 == Some(snap.ino)).then_some(at)
     }
 
     pub(super) fn set_attr(&self, path: &BackingPath, snap: &Snapshot) -> io::Result<()> {

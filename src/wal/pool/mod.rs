@@ -321,6 +321,10 @@ impl Pool {
     /// Makes a new segment file. `ready`: zero-filled and synced, ahead of need; else only allocated,
     /// since a writer waits for it.
     fn create(&self, size: u32, ready: bool) -> Result<Arc<Segment>, TakeError> {
+        let wanted = self.ready.lock().allocated + size as u64 + self.disk.kept_bytes();
+        if wanted > self.limits.capacity {
+            self.disk.give_up(wanted - self.limits.capacity);
+        }
         let (id, drop_first) = {
             let mut r = self.ready.lock();
             let mut drop_first = Vec::new();
@@ -346,7 +350,12 @@ impl Pool {
         for s in drop_first {
             self.remove(&s);
         }
-        let made = self.make_file(id, size, ready);
+        let made = self.make_file(id, size, ready).or_else(|e| match e.kind() {
+            io::ErrorKind::StorageFull if self.disk.give_up(size as u64) >= size as u64 => {
+                self.make_file(id, size, ready)
+            }
+            _ => Err(e),
+        });
         match made {
             Ok(s) => {
                 self.table.write().insert(id, s.clone());
@@ -423,13 +432,22 @@ impl Pool {
 
     /// A retired segment comes back, once no reader can hold it.
     pub(super) fn recycled(&self, s: Arc<Segment>) {
-        let owner = {
+        let (owner, end, last) = {
             let mut st = s.state.lock();
             st.phase = Phase::Free;
-            st.owner
+            (st.owner, st.pos, st.max_lsn)
         };
+        // For undo its file leaves the log with its records; another is made when there is need for one.
+        let kept = last != Lsn::NONE && self.disk.keep(&file_name(s.id), s.generation(), end, last);
+        if kept {
+            self.table.write().remove(&s.id);
+        }
         let mut r = self.ready.lock();
         r.let_go(owner, s.size);
+        if kept {
+            r.allocated -= s.size as u64;
+            return;
+        }
         if s.size == self.limits.segment_min && r.spare.len() < self.limits.spares() {
             r.spare.push(s);
         } else {
