@@ -273,7 +273,7 @@ impl Past<'_> {
                     pieces
                         .push(Piece { range: p.range, source: Source::Record { data: content, skip: data } });
                 }
-                (None, Base::Image(n)) => self.from_images(ino, *n, p.range, alive, &mut pieces)?,
+                (None, Base::Image(n)) => self.pieces_of_images(ino, *n, p.range, alive, &mut pieces)?,
                 _ => pieces.push(Piece { range: p.range, source: Source::Zero }),
             }
         }
@@ -281,7 +281,7 @@ impl Past<'_> {
     }
 
     /// Bytes of what the backing held before an image: in it, else in one after it, else they are what they are now.
-    fn from_images(
+    fn pieces_of_images(
         &self,
         ino: InodeId,
         first: usize,

@@ -298,10 +298,7 @@ impl<'a> Job<'a> {
 
     fn write(&self, w: &Wanted, c: &Content, name: &[u8]) -> io::Result<()> {
         let to = self.out.create(name)?;
-        let now = match &w.now {
-            Some((path, _)) => Some(self.plan.tree.read(path)),
-            None => None,
-        };
+        let now = w.now.as_ref().map(|(path, _)| self.plan.tree.read(path));
         let Content::Pieces { size, pieces } = c else { return Ok(()) };
         for p in pieces {
             self.piece(p, now.as_ref(), &to)?;
