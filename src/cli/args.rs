@@ -1,6 +1,7 @@
 //! The command line, raw: `resolve` gives it meaning.
 
 use super::args_control::{QueueArgs, SetArgs};
+use super::bench_floor::BenchFloorArgs;
 use super::examples;
 use super::options::{KEYS, Settings};
 use super::report::ReportArgs;
@@ -48,6 +49,9 @@ pub enum Verb {
     Completions(CompletionsArgs),
     /// Print the manual page
     Man(ManArgs),
+    /// Mount a filesystem that does nothing, to measure against
+    #[command(hide = true)]
+    BenchFloor(BenchFloorArgs),
 }
 
 #[derive(Debug, Default, Args)]
