@@ -13,7 +13,7 @@ use std::sync::mpsc::sync_channel;
 const WRITES: [usize; 3] = [64, 4 << 10, 128 << 10];
 
 /// One record in the log, with its checksum: no filesystem above.
-#[divan::bench(args = WRITES)]
+#[divan::bench(args = WRITES, sample_size = 32)]
 fn append(b: Bencher, bytes: usize) {
     let (w, data) = (World::new(), vec![7u8; bytes]);
     let slot = ClientSlot::new(forelog::types::ClientId(9), 9);
@@ -31,7 +31,7 @@ fn append(b: Bencher, bytes: usize) {
 }
 
 /// A write as a request makes it: checks, the record, the file's extents, the history's sample.
-#[divan::bench(args = WRITES)]
+#[divan::bench(args = WRITES, sample_size = 32)]
 fn write(b: Bencher, bytes: usize) {
     let (w, data) = (World::new(), vec![7u8; bytes]);
     let who = w.who();

@@ -9,7 +9,7 @@ use forelog::sys::disk::RealDisk;
 use forelog::sys::files;
 use forelog::types::{InodeId, Kind, ProgramId};
 use forelog::volume::{Cell, Volume};
-use forelog::wal::PoolLimits;
+use forelog::wal::{Owner, PoolLimits};
 use forelog::writeback::{Settings, Shared, Writeback};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// As `gateway/workers.rs` starts them.
 const COMMITTERS: usize = 4;
+
+/// Segments kept ready.
+const READY: u64 = 16;
 
 const LIMITS: PoolLimits = PoolLimits {
     capacity: 512 << 20,
@@ -73,9 +76,16 @@ impl World {
         self.fs.write(who, cell, offset, data, false, &mut 0).expect("the log has room");
     }
 
-    /// Not measured: gives segments back that nothing needs, before the log is full.
+    /// Not measured: makes segments ready, as the predictor does, and gives those back that nothing needs.
     pub fn make_room(&self) {
-        if self.volume.wal.pool.counts().busy_bytes > LIMITS.capacity / 2 {
+        let pool = &self.volume.wal.pool;
+        let counts = pool.counts();
+        if counts.free_bytes < READY / 2 * u64::from(LIMITS.segment_static) {
+            let ready = |_| pool.reserve(Owner::Shared, LIMITS.segment_static).expect("room for segments");
+            (0..READY).for_each(|n| _ = ready(n));
+            (0..READY).for_each(|_| pool.release(Owner::Shared, LIMITS.segment_static));
+        }
+        if counts.busy_bytes > LIMITS.capacity / 2 {
             self.volume.checkpoint().expect("a checkpoint is taken");
             self.volume.wal.nudge_epochs();
         }
