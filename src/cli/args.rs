@@ -2,6 +2,7 @@
 
 use super::args_control::{QueueArgs, SetArgs};
 use super::args_undo::{UndoArgs, VersionsArgs};
+use super::bench_floor::BenchFloorArgs;
 use super::examples;
 use super::options::{KEYS, Settings};
 use super::report::ReportArgs;
@@ -53,6 +54,9 @@ pub enum Verb {
     Completions(CompletionsArgs),
     /// Print the manual page of the program or a verb
     Man(ManArgs),
+    /// Mount a filesystem that does nothing, to measure against
+    #[command(hide = true)]
+    BenchFloor(BenchFloorArgs),
 }
 
 #[derive(Debug, Default, Args)]

@@ -3,6 +3,7 @@
 mod args;
 mod args_control;
 mod args_undo;
+mod bench_floor;
 mod checks;
 mod completions;
 mod dump;
@@ -73,6 +74,7 @@ fn run(verb: Verb, argv: &[OsString], engine: &dyn Engine) -> Verdict {
         Verb::Trace(args) => trace::run(&args, engine),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
+        Verb::BenchFloor(args) => bench_floor::run(&args),
     }
 }
 

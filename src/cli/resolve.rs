@@ -23,6 +23,11 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+/// Threads that serve requests unless the user says how many.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+}
+
 /// A checked mount, and what the user should know of it.
 #[derive(Debug)]
 pub struct Resolved {
@@ -347,8 +352,7 @@ impl Reader<'_> {
             Ok(n @ 1..=64) => Ok(n),
             _ => Err(format!("'{text}' is no number of threads from 1 to 64")),
         };
-        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
-        Ok(self.parsed("threads", count)?.unwrap_or(cpus.clamp(2, 4)))
+        Ok(self.parsed("threads", count)?.unwrap_or_else(default_threads))
     }
 
     /// The closed choices; those this build cannot honour are refused.

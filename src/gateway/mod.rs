@@ -18,6 +18,7 @@ mod service;
 mod target;
 mod workers;
 
+pub use awake::Awake;
 pub use engine::ForelogEngine;
 
 use crate::backing::HeldLease;

@@ -1,8 +1,9 @@
 //! fuser's requests as calls of the operations: one short method each.
 
 use super::convert::set_attr;
-use super::ops::{Caller, CopyRange, Ops, OwnedNew, WriteAt, how};
+use super::ops::{Caller, CopyRange, OwnedNew, WriteAt, how};
 use super::reply::Carried;
+use super::serve::Serve;
 use super::session::{RingsWanted, ask_for};
 use crate::types::{InodeId, Kind};
 use fuser::*;
@@ -12,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub struct Adapter {
-    pub ops: Arc<Ops>,
+pub struct Adapter<O> {
+    pub ops: Arc<O>,
     pub rings: Arc<RingsWanted>,
 }
 
@@ -29,9 +30,9 @@ fn bytes(name: &OsStr) -> Vec<u8> {
     name.as_bytes().to_vec()
 }
 
-impl Filesystem for Adapter {
+impl<O: Serve> Filesystem for Adapter<O> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        ask_for(config, self.ops.fs.has_access_lists(), &self.rings);
+        ask_for(config, self.ops.has_access_lists(), &self.rings);
         Ok(())
     }
 
@@ -40,7 +41,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.ops.fs.forget(id(ino), nlookup);
+        self.ops.forget(id(ino), nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

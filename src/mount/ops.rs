@@ -3,6 +3,7 @@
 
 use super::answer::*;
 use super::caller::Callers;
+use super::serve::Serve;
 use crate::fs::meter::Verb;
 use crate::fs::{Fs, Handle, New, OpenHow, STATE, STATE_BYTES_MAX, SetAttrRequest, Who};
 use crate::sys::patience;
@@ -99,50 +100,46 @@ impl Ops {
             r => reply(r),
         }
     }
+}
 
-    pub fn lookup(&self, parent: InodeId, name: Vec<u8>, reply: impl Reply<Entry>) {
+impl Serve for Ops {
+    fn has_access_lists(&self) -> bool {
+        self.fs.has_access_lists()
+    }
+
+    fn forget(&self, ino: InodeId, times: u64) {
+        self.fs.forget(ino, times);
+    }
+
+    fn lookup(&self, parent: InodeId, name: Vec<u8>, reply: impl Reply<Entry>) {
         self.run(move |fs| fs.lookup(parent, &name).map(Entry), |r| reply.done(r));
     }
 
-    pub fn getattr(&self, ino: InodeId, reply: impl Reply<Attributes>) {
+    fn getattr(&self, ino: InodeId, reply: impl Reply<Attributes>) {
         self.run(move |fs| fs.getattr(ino).map(Attributes), |r| reply.done(r));
     }
 
-    pub fn setattr(&self, by: Caller, ino: InodeId, set: SetAttrRequest, reply: impl Reply<Attributes>) {
+    fn setattr(&self, by: Caller, ino: InodeId, set: SetAttrRequest, reply: impl Reply<Attributes>) {
         let who = self.who(by);
         self.run(move |fs| fs.setattr(&who, ino, &set).map(Attributes), |r| reply.done(r));
     }
 
-    pub fn readlink(&self, ino: InodeId, reply: impl Reply<Bytes>) {
+    fn readlink(&self, ino: InodeId, reply: impl Reply<Bytes>) {
         self.run(move |fs| fs.readlink(ino).map(Bytes), |r| reply.done(r));
     }
 
-    pub fn make(&self, by: Caller, parent: InodeId, name: Vec<u8>, new: OwnedNew, reply: impl Reply<Entry>) {
+    fn make(&self, by: Caller, parent: InodeId, name: Vec<u8>, new: OwnedNew, reply: impl Reply<Entry>) {
         let who = self.who(by);
         let op = move |fs: &Fs| fs.make(&who, parent, &name, &new.borrow()).map(|l| Entry(Some(l)));
         self.run(op, |r| reply.done(r));
     }
 
-    pub fn mknod(
-        &self,
-        by: Caller,
-        parent: InodeId,
-        name: Vec<u8>,
-        (mode, umask, rdev): (u32, u32, u32),
-        reply: impl Reply<Entry>,
-    ) {
-        match kind_of_mode(mode) {
-            Some(kind) => self.make(by, parent, name, OwnedNew::plain(kind, mode, umask, rdev), reply),
-            None => reply.refuse(libc::EINVAL),
-        }
-    }
-
-    pub fn remove(&self, by: Caller, parent: InodeId, name: Vec<u8>, dir: bool, reply: impl Reply<()>) {
+    fn remove(&self, by: Caller, parent: InodeId, name: Vec<u8>, dir: bool, reply: impl Reply<()>) {
         let who = self.who(by);
         self.run(move |fs| fs.remove(&who, parent, &name, dir), |r| reply.done(r));
     }
 
-    pub fn rename(
+    fn rename(
         &self,
         by: Caller,
         (p, a): (InodeId, Vec<u8>),
@@ -154,13 +151,13 @@ impl Ops {
         self.run(move |fs| fs.rename(&who, (p, &a), (q, &b), flags), |r| reply.done(r));
     }
 
-    pub fn link(&self, by: Caller, ino: InodeId, parent: InodeId, name: Vec<u8>, reply: impl Reply<Entry>) {
+    fn link(&self, by: Caller, ino: InodeId, parent: InodeId, name: Vec<u8>, reply: impl Reply<Entry>) {
         let who = self.who(by);
         let op = move |fs: &Fs| fs.link(&who, ino, parent, &name).map(|l| Entry(Some(l)));
         self.run(op, |r| reply.done(r));
     }
 
-    pub fn open(&self, by: Caller, ino: InodeId, how: OpenHow, reply: impl Reply<Opened>) {
+    fn open(&self, by: Caller, ino: InodeId, how: OpenHow, reply: impl Reply<Opened>) {
         let who = self.who(by);
         let op = move |fs: &Fs| {
             let fh = fs.open(&who, ino, how)?;
@@ -169,7 +166,7 @@ impl Ops {
         self.run(op, |r| reply.done(r));
     }
 
-    pub fn create(
+    fn create(
         &self,
         by: Caller,
         parent: InodeId,
@@ -187,7 +184,7 @@ impl Ops {
         self.run(op, |r| reply.done(r));
     }
 
-    pub fn read(&self, ino: InodeId, offset: u64, size: u32, reply: impl Reply<Bytes>) {
+    fn read(&self, ino: InodeId, offset: u64, size: u32, reply: impl Reply<Bytes>) {
         let fs = self.fs.clone();
         let start = fs.volume.clock.monotonic_ns();
         self.run(
@@ -200,7 +197,7 @@ impl Ops {
         );
     }
 
-    pub fn write(&self, by: Caller, at: WriteAt, carried: impl Carries) {
+    fn write(&self, by: Caller, at: WriteAt, carried: impl Carries) {
         let start = self.fs.volume.clock.monotonic_ns();
         self.fs.meter.ask();
         let h = match self.fs.handle(at.fh) {
@@ -232,17 +229,17 @@ impl Ops {
         }
     }
 
-    pub fn flush(&self, by: Caller, ino: InodeId, reply: impl Reply<()>) {
+    fn flush(&self, by: Caller, ino: InodeId, reply: impl Reply<()>) {
         let who = self.who(by);
         self.run(move |fs| fs.flush(&who, ino), |r| reply.done(r));
     }
 
-    pub fn release(&self, fh: u64, reply: impl Reply<()>) {
+    fn release(&self, fh: u64, reply: impl Reply<()>) {
         self.fs.release(fh);
         reply.ok(());
     }
 
-    pub fn fsync(&self, by: Caller, ino: InodeId, reply: impl Reply<()>) {
+    fn fsync(&self, by: Caller, ino: InodeId, reply: impl Reply<()>) {
         let who = self.who(by);
         let start = self.fs.volume.clock.monotonic_ns();
         let fs = self.fs.clone();
@@ -266,7 +263,7 @@ impl Ops {
         }
     }
 
-    pub fn opendir(&self, reply: impl Reply<Opened>) {
+    fn opendir(&self, reply: impl Reply<Opened>) {
         if self.fs.listings_may_be_kept() {
             // Said once: from now on the kernel opens directories by itself, and keeps what it reads of them.
             reply.refuse(libc::ENOSYS);
@@ -275,7 +272,7 @@ impl Ops {
         }
     }
 
-    pub fn readdir(&self, ino: InodeId, offset: u64, mut reply: impl ReplyNames) {
+    fn readdir(&self, ino: InodeId, offset: u64, mut reply: impl ReplyNames) {
         self.run(
             move |fs| fs.listing(ino, offset == 0),
             move |r| match r {
@@ -292,7 +289,7 @@ impl Ops {
         );
     }
 
-    pub fn readdirplus(&self, ino: InodeId, offset: u64, mut reply: impl ReplyNames) {
+    fn readdirplus(&self, ino: InodeId, offset: u64, mut reply: impl ReplyNames) {
         let fs = self.fs.clone();
         let op = move |fs: &Fs| fs.listed_plus(ino, offset);
         self.run(op, move |r| match r {
@@ -311,7 +308,7 @@ impl Ops {
     }
 
     /// Answered once all that was acknowledged before is durable in the log.
-    pub fn syncfs(&self, reply: impl Reply<()>) {
+    fn syncfs(&self, reply: impl Reply<()>) {
         let fs = self.fs.clone();
         self.pool.run(move || {
             let r = fs.patiently(|| fs.settle_all());
@@ -322,15 +319,15 @@ impl Ops {
         });
     }
 
-    pub fn destroy(&self, reply: impl Reply<()>) {
+    fn destroy(&self, reply: impl Reply<()>) {
         (self.at_end)(Box::new(move || reply.ok(())));
     }
 
-    pub fn statfs(&self, reply: impl Reply<Space>) {
+    fn statfs(&self, reply: impl Reply<Space>) {
         self.run(|fs| fs.statfs().map(Space), |r| reply.done(r));
     }
 
-    pub fn setxattr(
+    fn setxattr(
         &self,
         by: Caller,
         ino: InodeId,
@@ -343,23 +340,23 @@ impl Ops {
         self.run(move |fs| fs.setxattr(&who, ino, &name, &value, flags), |r| reply.done(r));
     }
 
-    pub fn getxattr(&self, ino: InodeId, name: Vec<u8>, size: u32, reply: impl Reply<Attribute>) {
+    fn getxattr(&self, ino: InodeId, name: Vec<u8>, size: u32, reply: impl Reply<Attribute>) {
         // Whoever asks for its length asks for the text later, and it may be another by then.
         let changes = size == 0 && name == STATE;
         let fit = move |v| if changes { Ok(Attribute::Length(STATE_BYTES_MAX)) } else { sized(v, size) };
         self.run(move |fs| fs.getxattr(ino, &name), move |r| reply.done(r.and_then(fit)));
     }
 
-    pub fn listxattr(&self, ino: InodeId, size: u32, reply: impl Reply<Attribute>) {
+    fn listxattr(&self, ino: InodeId, size: u32, reply: impl Reply<Attribute>) {
         self.run(move |fs| fs.listxattr(ino), move |r| reply.done(r.and_then(|v| sized(v, size))));
     }
 
-    pub fn removexattr(&self, by: Caller, ino: InodeId, name: Vec<u8>, reply: impl Reply<()>) {
+    fn removexattr(&self, by: Caller, ino: InodeId, name: Vec<u8>, reply: impl Reply<()>) {
         let who = self.who(by);
         self.run(move |fs| fs.removexattr(&who, ino, &name), |r| reply.done(r));
     }
 
-    pub fn fallocate(
+    fn fallocate(
         &self,
         by: Caller,
         ino: InodeId,
@@ -371,7 +368,7 @@ impl Ops {
         self.run(move |fs| fs.fallocate(&who, ino, offset, len, mode), |r| reply.done(r));
     }
 
-    pub fn lseek(&self, ino: InodeId, offset: i64, whence: i32, reply: impl Reply<Offset>) {
+    fn lseek(&self, ino: InodeId, offset: i64, whence: i32, reply: impl Reply<Offset>) {
         if !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) || offset < 0 {
             return reply.refuse(libc::EINVAL);
         }
@@ -379,7 +376,7 @@ impl Ops {
         self.run(op, |r| reply.done(r));
     }
 
-    pub fn copy_range(&self, by: Caller, c: CopyRange, reply: impl Reply<Written>) {
+    fn copy_range(&self, by: Caller, c: CopyRange, reply: impl Reply<Written>) {
         let (who, fs) = (self.who(by), self.fs.clone());
         let mut done = 0;
         // Long: never on a session thread. One reply counts at most 32 bits.
@@ -389,18 +386,6 @@ impl Ops {
             reply.done(r.map(|n| Written(n as u32)));
         });
     }
-}
-
-/// The kind in a mode of mknod(2).
-fn kind_of_mode(mode: u32) -> Option<Kind> {
-    Some(match mode & libc::S_IFMT {
-        0 | libc::S_IFREG => Kind::File,
-        libc::S_IFIFO => Kind::Fifo,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFCHR => Kind::CharDev,
-        libc::S_IFBLK => Kind::BlockDev,
-        _ => return None,
-    })
 }
 
 /// What fits the `size` that was asked for; 0 asks for the length.

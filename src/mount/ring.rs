@@ -1,7 +1,8 @@
 //! The ring transport: a thread for each CPU, which serves what programs on that CPU ask for.
 
 use super::answer::*;
-use super::ops::{Ops, OwnedNew, how};
+use super::ops::{OwnedNew, how};
+use super::serve::Serve;
 use super::wire::{Call, Encode, Malformed, Names, Out, decode};
 use crate::fs::Located;
 use crate::sys::cpus;
@@ -66,7 +67,7 @@ impl Rings {
 
     /// Serves the connection of `device`, whose INIT is answered, once the kernel took all rings. Errors: it has
     /// neither rings nor the word that there are none, so it holds back all requests for ever.
-    pub fn start(self, ops: &Arc<Ops>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<Started> {
+    pub fn start<O: Serve>(self, ops: &Arc<O>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<Started> {
         let stoppers: Vec<Stopper> = self.rings.iter().map(|(_, r)| r.stopper()).collect();
         let Err(why) = self.start_all(ops, device, abort) else { return Ok(Started::Rings) };
         stoppers.iter().for_each(Stopper::stop);
@@ -77,14 +78,14 @@ impl Rings {
         declined.map(|()| Started::Declined(why))
     }
 
-    fn start_all(self, ops: &Arc<Ops>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<()> {
+    fn start_all<O: Serve>(self, ops: &Arc<O>, device: BorrowedFd<'_>, abort: &Abort) -> io::Result<()> {
         let (said, hear) = channel();
         let n = self.rings.len();
         for (cpu, ring) in self.rings {
             let (ops, abort, said) = (ops.clone(), abort.clone(), said.clone());
             let device = device.try_clone_to_owned()?;
             let name = cpu.map_or("ring".into(), |c| format!("ring-{c}"));
-            spawn(&name, move || serve(cpu, ring, &ops, device, &abort, &said))?;
+            spawn(&name, move || serve(cpu, ring, &*ops, device, &abort, &said))?;
         }
         drop(said);
         (0..n).try_for_each(|_| hear.recv().map_err(io::Error::other)?)
@@ -95,7 +96,7 @@ impl Rings {
 fn serve(
     cpu: Option<usize>,
     mut ring: Ring,
-    ops: &Ops,
+    ops: &impl Serve,
     device: OwnedFd,
     abort: &Abort,
     said: &Sender<io::Result<()>>,
@@ -126,7 +127,7 @@ fn serve(
 }
 
 /// Decodes a request and calls its operation.
-fn dispatch(ops: &Ops, slot: Slot) {
+fn dispatch(ops: &impl Serve, slot: Slot) {
     let (header, op, payload) = slot.request();
     let Ok(r) = decode(header, op, payload) else {
         let Malformed = Malformed;

@@ -2,8 +2,10 @@
 
 use super::adapter::Adapter;
 use super::caller::Callers;
+use super::floor::Floor;
 use super::ops::{AtEnd, Ops};
 use super::ring::{Abort, Rings, Started};
+use super::serve::Serve;
 use super::trim::Trimmer;
 use crate::config::{Transport, WaitUmount};
 use crate::fs::{Fs, Told};
@@ -12,7 +14,7 @@ use crate::sys::pool::Pool;
 use crate::sys::uring;
 use crate::sys::worker::{Bell, Worker, spawn};
 use crate::types::InodeId;
-use fuser::{Config, INodeNo, InitFlags, KernelConfig, Session, SessionACL};
+use fuser::{Config, INodeNo, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -28,7 +30,7 @@ pub struct Served {
     pub transport: Transport,
     /// A umount(2) by anybody waits for the answer of `AtEnd`, a sync(2) for the log.
     pub holds_umount: bool,
-    _trimmer: Worker,
+    _beside: Option<Worker>,
 }
 
 impl Served {
@@ -156,10 +158,34 @@ pub fn serve(
     how: How,
     at_end: AtEnd,
 ) -> io::Result<Served> {
+    let told = fs.clone();
+    let ops = Arc::new(Ops { fs, callers, pool: Pool::default(), at_end });
+    let beside = |device, notifier| keep_kernel_right(told, device, notifier).map(Some);
+    serve_by(ops, mountpoint, options, how, beside)
+}
+
+/// Mounts a filesystem that does nothing, and serves it in the same way.
+/// Errors: one line for people.
+pub fn serve_floor(
+    floor: Arc<Floor>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    how: How,
+) -> io::Result<Served> {
+    serve_by(floor, mountpoint, options, how, |_, _| Ok(None))
+}
+
+/// Mounts, serves by `ops`, and starts what goes on `beside` it: given the connection, and how the kernel is told things.
+fn serve_by<O: Serve>(
+    ops: Arc<O>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    how: How,
+    beside: impl FnOnce(OwnedFd, Notifier) -> io::Result<Option<Worker>>,
+) -> io::Result<Served> {
     let rings = rings_for(how.transport, how.wait_umount)?;
     let (fd, block) = mount(mountpoint, options, how, rings.is_some())?;
-    let ops = Arc::new(Ops { fs, callers, pool: Pool::default(), at_end });
-    let served = connect(ops, mountpoint, options, fd, rings, how).and_then(|mut served| {
+    let served = connect(ops, mountpoint, options, fd, rings, how, beside).and_then(|mut served| {
         served.holds_umount = block && served.transport == Transport::Uring;
         match how.wait_umount {
             WaitUmount::Yes if !served.holds_umount => Err(no_wait("the kernel takes no rings")),
@@ -176,20 +202,20 @@ pub fn serve(
 }
 
 /// Serves the connection of a mount that has just been made.
-fn connect(
-    ops: Arc<Ops>,
+fn connect<O: Serve>(
+    ops: Arc<O>,
     mountpoint: &Path,
     options: &MountOptions,
     fd: OwnedFd,
     rings: Option<Rings>,
     how: How,
+    beside: impl FnOnce(OwnedFd, Notifier) -> io::Result<Option<Worker>>,
 ) -> io::Result<Served> {
-    let (volume, device, for_rings) = (ops.fs.volume.clone(), fd.try_clone()?, fd.try_clone()?);
+    let (device, for_rings) = (fd.try_clone()?, fd.try_clone()?);
     let mut config = Config::default();
     config.n_threads = Some(how.threads);
     config.clone_fd = true;
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let told = ops.fs.clone();
     let wanted = Arc::new(RingsWanted { wanted: rings.is_some(), ..RingsWanted::default() });
     let adapter = Adapter { ops: ops.clone(), rings: wanted.clone() };
     let session = Session::from_fd(adapter, fd, acl, config)?;
@@ -210,32 +236,36 @@ fn connect(
             Transport::Device
         }
     };
-    let notifier = session.notifier();
+    let beside = beside(device, session.notifier())?;
+    let thread = spawn("forelog-fuse", move || {
+        // Inherited by the session's threads: one client's stream must not hold up another's fsync.
+        crate::sys::limits::short_turns(0);
+        session.run()
+    })?;
+    Ok(Served { thread, transport, holds_umount: false, _beside: beside })
+}
+
+/// Tells the kernel what it no longer knows right, and to forget what is too much.
+fn keep_kernel_right(fs: Arc<Fs>, device: OwnedFd, notifier: Notifier) -> io::Result<Worker> {
+    let teller = notifier.clone();
     let tell = move |ino: InodeId, what: Told| {
         // Attributes alone wait for no lock that a request may hold.
         let from = if what == Told::Attributes { -1 } else { 0 };
-        match notifier.inval_inode(INodeNo(ino.0), from, 0) {
+        match teller.inval_inode(INodeNo(ino.0), from, 0) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 log::debug!("telling the kernel of {what:?} of {ino}: {e}")
             }
             _ => {}
         }
     };
-    let watched = told.clone();
-    if told.kernel.set(Box::new(tell)).is_err() {
+    if fs.kernel.set(Box::new(tell)).is_err() {
         log::debug!("this volume was mounted before");
     }
-    let mut trimmer = Trimmer::new(volume, device, session.notifier());
-    let trimmer = Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || {
+    let mut trimmer = Trimmer::new(fs.volume.clone(), device, notifier);
+    Worker::every("trimmer", TRIM_EVERY, Bell::new(), move || {
         trimmer.step();
-        watched.look_for_changes();
-    })?;
-    let thread = spawn("forelog-fuse", move || {
-        // Inherited by the session's threads: one client's stream must not hold up another's fsync.
-        crate::sys::limits::short_turns(0);
-        session.run()
-    })?;
-    Ok(Served { thread, transport, holds_umount: false, _trimmer: trimmer })
+        fs.look_for_changes();
+    })
 }
 
 /// Ends the connection, once, when a ring cannot go on: nobody would answer who waits for it.
