@@ -299,6 +299,9 @@ fn run(config: Config, ready: &crate::sys::daemon::Ready) -> Result<Verdict, Str
     outcome
 }
 
+/// How long a last step of the writeback is waited for when nothing is dirty.
+const LAST_STEP_NS: u64 = 5_000_000_000;
+
 /// From the mount to the last checkpoint.
 fn serve(gateway: &Arc<Gateway>, ready: &crate::sys::daemon::Ready) -> Result<Verdict, String> {
     let c = &gateway.config;
@@ -417,6 +420,11 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
             gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ());
         }
         Ending::Unmounted { drained: false } => {}
+    }
+    // A step of the writeback that finds nothing to do may just have begun: that is no reason to say that something remains.
+    let asked = v.clock.monotonic_ns();
+    while v.dirty.is_empty() && gateway.writeback.in_step() && v.clock.monotonic_ns() - asked < LAST_STEP_NS {
+        gateway.writeback.wait_step(Duration::from_millis(20));
     }
     let clean = gateway.is_drained();
     v.wal.seal_older(0);
