@@ -234,9 +234,18 @@ def judges(s):
         s.check(q.failed == wrong, f"contract: {what} {'fails' if wrong else 'passes'}")
 
 
+def patches(s):
+    """What `mount-scripts/broken` breaks on purpose: a patch that no longer fits shows nothing."""
+    root = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+    for p in sorted(os.listdir(f"{root}/tests/broken")):
+        if p.endswith(".patch"):
+            r = sh(["git", "apply", "--check", f"tests/broken/{p}"], 20, cwd=root)
+            s.check(r.returncode == 0, f"{p} fits the code", r.stderr)
+
+
 def main():
     with Suite("selftest") as s:
-        for step in (trees, models, in_flight, appends, programs, judges):
+        for step in (trees, models, in_flight, appends, programs, judges, patches):
             step(s)
 
 
