@@ -89,8 +89,8 @@ fn old_contents_are_read_back_and_a_torn_one_is_not() {
     assert_eq!(all.len(), 2);
     // A death in the middle of the third, then another mount of the same boot.
     let name = images_name(1);
-    let whole = files::size(&t.path().join(DIR).join(&name)).unwrap().unwrap();
     let f = s.dir.open(&name).unwrap();
+    let whole = read::read(&*f).unwrap().end;
     f.write_all_at(&[b"FLk1 torn"], whole).unwrap();
     drop(s);
     let s = store(t.path(), 1 << 20, "b");

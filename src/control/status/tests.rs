@@ -19,6 +19,7 @@ const CONTRACT: &str = r#"
 /// Fields we added to the contract.
 const ADDED: &[&str] = &[
     ".reason",
+    ".kept",
     ".open_handles",
     ".transport",
     ".umount_waits",
