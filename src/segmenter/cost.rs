@@ -13,7 +13,8 @@ const SURELY: f64 = 0.5;
 /// What allocations took, by class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allocations {
-    classes: BTreeMap<u64, VecDeque<u64>>,
+    /// The last ones, nanoseconds, and their median, milliseconds: asked for far more often than it changes.
+    classes: BTreeMap<u64, (VecDeque<u64>, f64)>,
 }
 
 impl Allocations {
@@ -23,11 +24,12 @@ impl Allocations {
 
     /// Notes one, nanoseconds.
     pub fn observe(&mut self, class_bytes: u64, ns: u64) {
-        let kept = self.classes.entry(class_bytes).or_default();
+        let (kept, median) = self.classes.entry(class_bytes).or_default();
         if kept.len() == Self::KEPT {
             kept.pop_front();
         }
         kept.push_back(ns);
+        *median = median_ms(kept);
     }
 
     /// Median of the last ones, milliseconds. A class without any goes by its nearest neighbour, moved by
@@ -35,11 +37,11 @@ impl Allocations {
     pub fn p50_ms(&self, class_bytes: u64) -> f64 {
         let mib = class_bytes as f64 / MIB;
         if let Some(own) = self.classes.get(&class_bytes) {
-            return median_ms(own);
+            return own.1;
         }
         let near = self.classes.iter().min_by_key(|(class, _)| class.abs_diff(class_bytes));
         match near {
-            Some((class, kept)) => (median_ms(kept) + mib - *class as f64 / MIB).max(0.05),
+            Some((class, (_, median))) => (median + mib - *class as f64 / MIB).max(0.05),
             None => Self::BASE_MS + mib,
         }
     }
