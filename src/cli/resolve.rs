@@ -18,7 +18,6 @@ use std::time::Duration;
 
 /// Largest config file.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
