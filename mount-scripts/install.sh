@@ -37,7 +37,7 @@ fish_dir=$root$prefix/share/fish/vendor_completions.d
 sbin=$root/sbin
 unit=$root/etc/systemd/system/forelog@.service
 helpers="mount.forelog mount.fuse.forelog umount.forelog umount.fuse.forelog"
-verbs="mount umount flush status top report set queue fsck dump trace completions man"
+verbs="mount umount flush status top report set queue versions undo fsck dump trace completions man"
 
 if [ "$remove" = yes ]; then
     held=""

@@ -392,6 +392,21 @@ fn utab_add(c: &Config) -> bool {
     }
 }
 
+/// Drains until all is in the backing (true), or somebody is in a hurry, or the backing has another owner.
+fn drain_on(gateway: &Gateway, first: Duration) -> bool {
+    let mut at_most = first;
+    loop {
+        if gateway.drain(Some(at_most), &mut |_| ()) {
+            return true;
+        }
+        if gateway.hurried() || gateway.volume.is_lost() {
+            return false;
+        }
+        at_most = Duration::from_secs(3600);
+        log::info!("still draining: {} bytes left", gateway.bytes_left());
+    }
+}
+
 /// Stop intake -> drain -> seal -> checkpoint -> close.
 fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     let v = &gateway.volume;
@@ -399,31 +414,22 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
     // No program can come any more; what the kernel did not give back is given back now.
     gateway.fs.close_all();
     gateway.writeback.closing.store(true, Ordering::Release);
-    match why {
+    let told = match why {
         Ending::Bypassed => {
             log::info!("unmounted by something else; draining on");
-            let waits = || !gateway.hurried() && !v.is_lost();
-            while waits() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) && waits() {
-                log::info!("still draining: {} bytes left", gateway.bytes_left());
-            }
+            drain_on(gateway, Duration::from_secs(3600))
         }
-        Ending::Held => {
-            if !gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ()) {
-                // The hold's own watch says so.
-                while !gateway.hurried() && !gateway.drain(Some(Duration::from_secs(3600)), &mut |_| ()) {
-                    log::info!("still draining: {} bytes left", gateway.bytes_left());
-                }
-            }
-        }
+        // The hold's own watch says when its time is over.
+        Ending::Held => drain_on(gateway, gateway.live.get().umount_timeout),
         // What came between the drain and the unmount.
         Ending::Unmounted { drained: true } => {
-            gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ());
+            gateway.drain(Some(gateway.live.get().umount_timeout), &mut |_| ())
         }
-        Ending::Unmounted { drained: false } => {}
-    }
+        Ending::Unmounted { drained: false } => false,
+    };
     // A step of the writeback that finds nothing to do may just have begun: that is no reason to say that something remains.
     let asked = v.clock.monotonic_ns();
-    while v.dirty.is_empty() && gateway.writeback.in_step() && v.clock.monotonic_ns() - asked < LAST_STEP_NS {
+    while told && gateway.writeback.in_step() && v.clock.monotonic_ns() - asked < LAST_STEP_NS {
         gateway.writeback.wait_step(Duration::from_millis(20));
     }
     let clean = gateway.is_drained();
