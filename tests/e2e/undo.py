@@ -11,6 +11,7 @@ import sys
 import time
 
 from harness import BIN, LONG, Suite, get, put, sh, wait_until
+from stores import RcloneServe, Seaweed
 from tree import compare, snapshot
 
 SKIP = ("group", "nlink")  # a file that had two names may come back as two files
@@ -342,6 +343,28 @@ def bounds(s):
     s.check(g.umount().returncode == 0, "umount")
 
 
+def buckets(s):
+    """The same in front of two stores."""
+    for store in (Seaweed(s, "weed"), RcloneServe(s, "rclone")):
+        store.start()
+        more = [] if store.obeys_conditions else ["--sole-writer"]
+        g = s.gateway(store.name, "--log-size", "256MiB", "--keep-log", "10m", "--writeback-age", "200ms", "--seal-after", "300ms", *more, backing=store.url("u"))
+        g.mount()
+        root = g.path("t")
+        os.mkdir(root)
+        w, seen = Work(root, 5), []
+        for _ in range(3):
+            for _ in range(15):
+                w.step()
+            seen.append(moment(root))
+            g.flush()
+        for n in (2, 1, 0):
+            same(s, g, root, *seen[n], f"{store.name}: the tree of moment {n}")
+        g.flush()
+        s.check(g.umount().returncode == 0, f"{store.name}: umount")
+        store.stop()
+
+
 def main():
     with Suite("undo") as s:
         versions(s)
@@ -349,6 +372,7 @@ def main():
         for seed in range(int(os.environ.get("FORELOG_SEED", 1)), 40 if LONG else 3):
             moments(s, seed)
         bounds(s)
+        buckets(s)
 
 
 if __name__ == "__main__":
