@@ -427,12 +427,13 @@ fn shut_down(gateway: &Arc<Gateway>, why: Ending) -> Verdict {
         }
         Ending::Unmounted { drained: false } => false,
     };
-    // A step of the writeback that finds nothing to do may just have begun: that is no reason to say that something remains.
+    // Once all was in the backing nothing new can come. A step of the writeback that finds nothing to do may just have begun: that is
+    // no reason to say that something remains.
     let asked = v.clock.monotonic_ns();
     while told && gateway.writeback.in_step() && v.clock.monotonic_ns() - asked < LAST_STEP_NS {
         gateway.writeback.wait_step(Duration::from_millis(20));
     }
-    let clean = gateway.is_drained();
+    let clean = (told && v.dirty.is_empty()) || gateway.is_drained();
     v.wal.seal_older(0);
     let closed = v.checkpoint();
     v.wal.nudge_epochs();
