@@ -118,6 +118,8 @@ impl Writeback {
                 }
                 self.memory.kept.insert(ino, (all, all));
             }
+            // Somebody else removed it meanwhile: as `keep_changed` has it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
         Ok(())
