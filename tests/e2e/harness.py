@@ -33,10 +33,10 @@ def mounts():
 
 
 def alive(pid):
-    """True while `pid` runs; a zombie that nobody reaps counts as gone."""
+    """True while `pid` runs; a zombie that nobody reaps counts as gone, unless it is only the first thread that ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
-            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+            return f.read().rpartition(")")[2].split()[0] not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 

@@ -42,10 +42,10 @@ def same(s, g, root, at, want, what):
 
 
 class Work:
-    """Random changes of a tree."""
+    """Random changes of a tree. `odd`: what ends some names."""
 
-    def __init__(self, root, seed):
-        self.root, self.r, self.n = root, random.Random(seed), 0
+    def __init__(self, root, seed, odd="\n"):
+        self.root, self.r, self.n, self.odd = root, random.Random(seed), 0, odd
 
     def files(self):
         return [os.path.join(d, f) for d, _, fs in os.walk(self.root) for f in fs]
@@ -55,7 +55,7 @@ class Work:
 
     def name(self):
         self.n += 1
-        return os.path.join(self.r.choice(self.dirs()), self.r.choice([f"n{self.n}", f"a{self.n % 7}", f"ä {self.n}\n"]))
+        return os.path.join(self.r.choice(self.dirs()), self.r.choice([f"n{self.n}", f"a{self.n % 7}", f"ä {self.n}{self.odd}"]))
 
     def step(self):
         r, files = self.r, self.files()
@@ -352,7 +352,8 @@ def buckets(s):
         g.mount()
         root = g.path("t")
         os.mkdir(root)
-        w, seen = Work(root, 5), []
+        # rclone keeps no control character: once it reads its directory again, a name with a newline is another.
+        w, seen = Work(root, 5, "\n" if store.obeys_conditions else "+"), []
         for _ in range(3):
             for _ in range(15):
                 w.step()

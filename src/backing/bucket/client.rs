@@ -117,6 +117,8 @@ pub struct Store {
     pub markers: std::sync::OnceLock<Markers>,
     /// Directories known by what lies beside, where the store takes no markers.
     pub dirs: Mutex<BTreeSet<String>>,
+    /// Directories that are gone, and that such a store still lists.
+    pub shadows: Mutex<BTreeSet<String>>,
     /// The store's clock, as its answers told it.
     pub(super) wall: StoreClock,
     counts: [AtomicU64; REQUESTS.len()],
@@ -212,6 +214,7 @@ impl Store {
             conditions: Default::default(),
             markers: Default::default(),
             dirs: Mutex::default(),
+            shadows: Mutex::default(),
             wall,
             counts: Default::default(),
         })

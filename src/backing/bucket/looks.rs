@@ -138,6 +138,7 @@ impl Core {
                 let (size, modified) = (if dir { 0 } else { s.size }, s.modified);
                 Entry { dir, etag: s.etag, size, modified, meta: Some(Arc::new(s.meta)) }
             }
+            (None, true) if self.store.is_shadow(path).await? => return Ok(None),
             (None, true) => Entry { meta: Some(Arc::new(self.implicit(&key))), ..entry.clone() },
             (None, false) => {
                 self.view.lock().doubt(split(path).0);

@@ -43,6 +43,7 @@ impl Store {
         }
         if self.mode() == Markers::Harmful {
             self.dirs.lock().insert(path.to_owned());
+            self.shadows.lock().remove(path);
             return Ok(String::new());
         }
         self.put(key, Some(meta), Body::new(), &Expect::Any).await
@@ -70,12 +71,28 @@ impl Store {
     pub async fn delete_marker(&self, key: &str) -> io::Result<()> {
         if self.mode() != Markers::Harmful {
             self.delete(key, &Expect::Any).await?;
+        } else if self.head(key.trim_end_matches('/')).await?.is_none() {
+            // There is no such key, but such a store has a directory, which stays when two removals each saw the other's
+            // file in it. It gives the key of a file as well, so never where there is one; and it refuses if it holds any.
+            if let Err(e) = self.delete(key, &Expect::Any).await {
+                log::debug!("removing what may be left of {key}: {e}");
+                self.shadows.lock().insert(self.path_of(key).to_owned());
+            }
         }
         if self.mode() != Markers::Kept {
             self.delete(&self.beside_marker(key), &Expect::Any).await?;
         }
         self.dirs.lock().remove(self.path_of(key));
         Ok(())
+    }
+
+    /// Whether a directory without a marker is one that we removed, and that the store lists for nothing in it.
+    pub async fn is_shadow(&self, path: &str) -> io::Result<bool> {
+        if !self.shadows.lock().contains(path) {
+            return Ok(false);
+        }
+        let page = self.list(&self.key(&format!("{path}/")), false, None).await?;
+        Ok(page.objects.is_empty() && page.folders.is_empty() && self.dirs_in(path).is_empty())
     }
 
     /// Keys of the directories in one that are known by what lies beside alone.
