@@ -74,9 +74,9 @@ def killed_and_mounted(run, system):
 def log(run, base, rows, sizes):
     """So much in the log, in files of 64 KiB: written, and replayed after kill -9."""
     for mib in sizes:
-        # A log of its own each, larger than what it holds; nothing goes to the backing.
+        # A log of its own each, less than half of which is filled: from there on it would go to the backing.
         system = bench_systems.Forelog(run, f"log{mib}", base.transport or "auto", "--writeback-age", "1h",
-                                        log_size=f"{mib * 3 // 2 + 256}MiB")
+                                        log_size=f"{mib * 5 // 2 + 256}MiB")
         run.start(system)
         empty = killed_and_mounted(run, system)
         top = system.dir + "/held"

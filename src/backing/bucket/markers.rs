@@ -33,6 +33,11 @@ impl Store {
         self.markers.get().copied().unwrap_or(Markers::Kept)
     }
 
+    /// Whether the store keeps its keys as names of a filesystem, as `rclone serve s3` does.
+    pub fn is_directory(&self) -> bool {
+        self.mode() == Markers::Harmful
+    }
+
     /// Puts a marker. Returns its version.
     pub async fn put_marker(&self, key: &str, meta: &Meta) -> io::Result<String> {
         let path = self.path_of(key);
