@@ -33,5 +33,5 @@ pub mod replay;
 
 pub mod cli;
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
