@@ -232,7 +232,7 @@ def conditions(run, load, began):
     if a.gateway_cpus:
         placement += f", what serves mounts on CPUs {a.gateway_cpus}"
     version = sh([BIN, "-V"]).stdout.strip()
-    return ["The command, as root:", "", f"    {command().strip()}", "",
+    return ["The command, as root:", "", "<!-- not run: takes many minutes, on a quiet machine -->", "```sh", command().strip(), "```", "",
             f"{time.strftime('%F %H:%M', time.gmtime())} UTC, {version}, kernel {os.uname().release}, {cpu_name()}; placement: {placement}; disk: ext4, "
             f"{run.disk}; load at the start {load:.2f}; it took {(time.time() - began) / 60:.0f} minutes.",
             *([""] + [f"- {n}" for n in run.notes] if run.notes else [])]
