@@ -23,7 +23,8 @@ BIN = os.path.abspath(os.environ.get("FORELOG_BIN", os.path.join(ROOT, "target/r
 TOOLS = os.environ.get("FORELOG_TOOLS", os.path.join(ROOT, "target/tools"))
 FAKE = os.environ.get("FORELOG_FAKE") == "1"
 LONG = "--long" in sys.argv
-DEAD_ERRNOS = (107, 103, 5, 125)  # ENOTCONN, ECONNABORTED, EIO, with a ring ECANCELED: what a call says when its gateway is gone
+GONE_ERRNOS = (107, 103, 125)  # ENOTCONN, ECONNABORTED, with a ring ECANCELED: what a call says that comes after its gateway is gone
+DEAD_ERRNOS = (*GONE_ERRNOS, 5)  # and EIO: what one says that was under way
 
 
 def mounts():

@@ -13,7 +13,7 @@ import sys
 import time
 
 import maketree
-from harness import BIN, DEAD_ERRNOS, FAKE, Suite, get, mounts, put, sh, wait_until
+from harness import BIN, FAKE, GONE_ERRNOS, Suite, get, mounts, put, sh, wait_until
 from posix_suite import tool
 from tree import compare, snapshot
 
@@ -205,7 +205,7 @@ def syncs(s):
     held.write(b"h")
     g.kill9()
     error = refusal(os.stat, g.path("unsynced"))
-    s.check(error in DEAD_ERRNOS, "kill -9: calls get an error and do not wait", errno.errorcode.get(error, error))
+    s.check(error in GONE_ERRNOS, "kill -9: calls get an error and do not wait", errno.errorcode.get(error, error))
     g.detach()
     refusal(held.close)
     g.mount()

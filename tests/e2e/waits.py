@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from harness import BIN, DEAD_ERRNOS, FAKE, LONG, Suite, alive, fails, get, leftovers, mounts, put, sh, wait_until
+from harness import BIN, FAKE, GONE_ERRNOS, LONG, Suite, alive, fails, get, leftovers, mounts, put, sh, wait_until
 from powercut import BOOT_ID, NO_FLUSH, SHUTDOWN
 from tree import compare, snapshot
 from uring import PARAMETER, switch
@@ -169,7 +169,7 @@ def killed(s):
     put(h.path("h"), data)
     g.kill9()
     error = fails(os.stat, g.path("f"))
-    s.check(error in DEAD_ERRNOS, "kill -9: calls get an error", errno.errorcode.get(error, error))
+    s.check(error in GONE_ERRNOS, "kill -9: calls get an error", errno.errorcode.get(error, error))
     r = g.run("umount", g.mnt)
     s.check(r.returncode == 3 and not g.mounted() and wait_until(lambda: not loops(g.backing), 10), "`forelog umount` takes it off, and the loop device is free", r.stderr)
     g.mount()
