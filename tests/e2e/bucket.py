@@ -35,7 +35,7 @@ def program(top, seed):
         put(f"{top}/sizes/{n}", rng.randbytes(n))
     os.makedirs(top + "/odd")
     for n in maketree.ODD:
-        if "\\" not in n and not any(ord(c) < 32 or ord(c) == 127 for c in n):
+        if maketree.is_plain(n):
             put(f"{top}/odd/{n}", n.encode())
     maketree.stamp(top, rng)
 

@@ -52,15 +52,22 @@ def links(top, rng):
         os.link(f"{top}/links/dangling", f"{top}/links/dangling2", follow_symlinks=False)
 
 
-def odd_names(top):
+def is_plain(name):
+    """Whether every store keeps this name: neither backslashes nor control characters."""
+    return "\\" not in name and not any(ord(c) < 32 or ord(c) == 127 for c in name)
+
+
+def odd_names(top, plain=False):
     d = f"{top}/odd"
     os.makedirs(d)
     for n in ODD:
-        put(f"{d}/{n}", n.encode("utf-8", "surrogateescape"))
-    for b in BAD_UTF8:
+        if is_plain(n) or not plain:
+            put(f"{d}/{n}", n.encode("utf-8", "surrogateescape"))
+    for b in [] if plain else BAD_UTF8:
         put(os.path.join(os.fsencode(d), b), b)
-    os.makedirs(f"{d}/dir\n with nl/{'d' * 200}/x")
-    put(f"{d}/dir\n with nl/{'d' * 200}/x/leaf", b"leaf")
+    nl = " " if plain else "\n"
+    os.makedirs(f"{d}/dir{nl} with nl/{'d' * 200}/x")
+    put(f"{d}/dir{nl} with nl/{'d' * 200}/x/leaf", b"leaf")
     deep = d + "/deep"
     for i in range(40):
         deep += f"/level{i:02d}"
@@ -112,13 +119,13 @@ def times(top):
         os.utime(f"{d}/l{i}", ns=(ns, ns), follow_symlinks=False)
 
 
-def make(top, seed=1, mib=300, small=4000):
-    """Builds the tree; about `mib` MiB of data, most of it in big files."""
+def make(top, seed=1, mib=300, small=4000, plain=False):
+    """Builds the tree; about `mib` MiB of data, most of it in big files. With `plain` only names that every store keeps."""
     rng = random.Random(seed)
     os.makedirs(top)
     many_small(top, rng, small)
     links(top, rng)
-    odd_names(top)
+    odd_names(top, plain)
     attributes(top, rng)
     os.makedirs(f"{top}/holes")
     sparse(f"{top}/holes/mid", 200 << 20, [(0, b"head"), (77 << 20, rng.randbytes(100000)), ((199 << 20) + 5, b"tail")])

@@ -22,11 +22,11 @@ def must(s, what, cmd, env=None, cwd=None, timeout=600):
     return r
 
 
-def sources(s):
+def sources(s, plain=False):
     """What the programs copy from, on a plain disk: the big tree, a smaller one, a tar of it, a git repository."""
     src, mid = s.scratch + "/src", s.scratch + "/mid"
-    maketree.make(src, seed=11, mib=300, small=4000)
-    maketree.make(mid, seed=12, mib=24, small=1200)
+    maketree.make(src, seed=11, mib=300, small=4000, plain=plain)
+    maketree.make(mid, seed=12, mib=24, small=1200, plain=plain)
     must(s, "tar of the source", f"tar {TAR} -S --format=posix -C {mid} -cf {s.scratch}/mid.tar .")
     repo = s.dir("repo")
     rng = random.Random(3)
