@@ -4,7 +4,7 @@ use super::handles::Handle;
 use super::{Fs, Told, Who, has_set_id, is_file};
 use crate::format::mutation::Mutation;
 use crate::types::{How, InodeId, Kind, Lsn};
-use crate::volume::{Cell, Data, Error, Locked, Result};
+use crate::volume::{Buffer, Cell, Data, Error, Locked, Result};
 use crate::wal::{Class, SyncFailed};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,7 +92,7 @@ impl Fs {
     }
 
     /// Reads; short only at the end of the file.
-    pub fn read(&self, ino: InodeId, offset: u64, len: usize) -> Result<Vec<u8>> {
+    pub fn read(&self, ino: InodeId, offset: u64, len: usize) -> Result<Buffer> {
         let cell = self.cell(ino)?;
         is_file(&cell)?;
         self.volume.read(&cell, offset, len)

@@ -4,7 +4,7 @@ use crate::backing::BackingSpace;
 use crate::fs::error::{errno, is_grave};
 use crate::fs::{Located, OpenHow};
 use crate::types::{InodeId, Kind};
-use crate::volume::{Error, Result};
+use crate::volume::{Buffer, Error, Result};
 use std::time::Duration;
 
 /// The backing is ours alone, so what the kernel knows stays true.
@@ -46,7 +46,7 @@ pub struct Entry(pub Option<Located>);
 
 pub struct Attributes(pub Located);
 
-pub struct Bytes(pub Vec<u8>);
+pub struct Bytes(pub Buffer);
 
 pub struct Written(pub u32);
 

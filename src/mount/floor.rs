@@ -229,7 +229,7 @@ impl Serve for Floor {
         answer(reply, self.set(ino, &set));
     }
     fn readlink(&self, ino: InodeId, reply: impl Reply<Bytes>) {
-        answer(reply, self.node(ino).map(|n| Bytes(n.target.clone())));
+        answer(reply, self.node(ino).map(|n| Bytes(n.target.clone().into())));
     }
     fn make(&self, by: Caller, parent: InodeId, name: Vec<u8>, new: OwnedNew, reply: impl Reply<Entry>) {
         answer(reply, self.made(by, parent, name, new).map(|l| Entry(Some(l))));
@@ -257,7 +257,7 @@ impl Serve for Floor {
     }
     fn read(&self, ino: InodeId, offset: u64, size: u32, reply: impl Reply<Bytes>) {
         let left = self.node(ino).map(|n| n.attr.lock().size.saturating_sub(offset));
-        answer(reply, left.map(|n| Bytes(vec![0; n.min(size as u64) as usize])));
+        answer(reply, left.map(|n| Bytes(vec![0; n.min(size as u64) as usize].into())));
     }
     fn write(&self, _: Caller, at: WriteAt, carried: impl Carries) {
         let r = self.wrote(at, carried.bytes().len());

@@ -125,7 +125,7 @@ impl Serve for Ops {
     }
 
     fn readlink(&self, ino: InodeId, reply: impl Reply<Bytes>) {
-        self.run(move |fs| fs.readlink(ino).map(Bytes), |r| reply.done(r));
+        self.run(move |fs| fs.readlink(ino).map(|target| Bytes(target.into())), |r| reply.done(r));
     }
 
     fn make(&self, by: Caller, parent: InodeId, name: Vec<u8>, new: OwnedNew, reply: impl Reply<Entry>) {

@@ -7,6 +7,7 @@
 //! Lock order: commit gate, inode locks by id, then leaves (places, queue, client slot, segment).
 
 mod apply;
+mod buffer;
 mod checkpoint;
 mod commit;
 mod copied;
@@ -23,11 +24,10 @@ mod settle;
 mod stored;
 mod sync;
 mod table;
-#[cfg(test)]
-mod tests;
 mod trim;
 
 pub use apply::without_suid;
+pub use buffer::Buffer;
 pub use commit::{Change, Data};
 pub use dirty::DirtyQueue;
 pub use error::{Error, Result};

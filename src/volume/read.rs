@@ -1,8 +1,8 @@
 //! Reads: log extents, the backing's file, holes, merged.
 
-use super::Volume;
 use super::error::{Error, Result};
 use super::table::Cell;
+use super::{Buffer, Volume};
 use crate::backing::BackingFile;
 use crate::extents::{Piece, Source};
 use crate::types::{ByteRange, SegmentId};
@@ -12,25 +12,25 @@ use std::sync::Arc;
 
 impl Volume {
     /// Reads up to `len` bytes at `offset`; short only at the end of the file.
-    pub fn read(&self, cell: &Arc<Cell>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    pub fn read(&self, cell: &Arc<Cell>, offset: u64, len: usize) -> Result<Buffer> {
         // Pinned from the plan to the last read of a segment: none of them is recycled meanwhile.
         let guard = epoch::pin();
         let pieces = {
             let i = cell.read();
             let end = i.node.attr.size.min(offset.saturating_add(len as u64));
             if offset >= end {
-                return Ok(Vec::new());
+                return Ok(Buffer::default());
             }
             i.map.plan(ByteRange { start: offset, end }, i.node.base_end)
         };
         let total: u64 = pieces.iter().map(|p| p.range.len()).sum();
-        let mut buf = vec![0u8; total as usize];
+        let mut buf = Buffer::of(total as usize);
         let mut base = Vec::new();
         for p in &pieces {
             let at = (p.range.start - offset) as usize;
             let out = &mut buf[at..at + p.range.len() as usize];
             match p.source {
-                Some(Source::Zero) => {}
+                Some(Source::Zero) => out.fill(0),
                 Some(Source::Damaged) => return Err(Error::Damaged),
                 Some(Source::Log { segment, data, .. }) => self.read_log(segment, data, out)?,
                 None => base.push((at, *p)),
@@ -124,11 +124,43 @@ pub(super) fn read_base(file: &dyn BackingFile, offset: u64, out: &mut [u8]) -> 
     let mut done = 0;
     while done < out.len() {
         match file.read_at(&mut out[done..], offset + done as u64) {
-            Ok(0) => break,
+            Ok(0) => {
+                out[done..].fill(0);
+                break;
+            }
             Ok(n) => done += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::Backing(e)),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten bytes, and then nothing.
+    struct Ten;
+
+    impl BackingFile for Ten {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let n = buf.len().min(10usize.saturating_sub(offset as usize)).min(4);
+            buf[..n].fill(b'x');
+            Ok(n)
+        }
+        fn next_data(&self, _: u64) -> io::Result<Option<u64>> {
+            Ok(None)
+        }
+        fn next_hole(&self, _: u64) -> io::Result<u64> {
+            Ok(10)
+        }
+    }
+
+    #[test]
+    fn what_the_backing_lost_reads_as_zeros_whatever_the_memory_held() {
+        let mut out = [7; 16];
+        read_base(&Ten, 2, &mut out).unwrap();
+        assert_eq!(&out, b"xxxxxxxx\0\0\0\0\0\0\0\0");
+    }
 }

@@ -172,7 +172,7 @@ fn judge(log: &Log, files: &Files, hit: &BTreeSet<InodeId>, what: &str, bit: boo
             Ok(None) | Err(_) => Err(forelog::volume::Error::NotFound),
         };
         match got {
-            Ok(got) if got == *data => {}
+            Ok(got) if got[..] == data[..] => {}
             Ok(_) if bit => wrong.push(format!("{what}: {shown} is served with other bytes")),
             Ok(_) if hit.contains(ino) => drop(lost.insert(name.clone())),
             Err(_) if hit.contains(ino) => drop(lost.insert(name.clone())),

@@ -205,7 +205,7 @@ impl Programs {
         let want = self.model.nodes[node].data.clone();
         let got = self.fs.read(ino, 0, 1 << 20).map_err(|e| format!("read of an open file: {e:?}"))?;
         log::info!("check handle {fh} of {ino}");
-        if got != want {
+        if got[..] != want[..] {
             return Err(format!("open file {ino}: {}", difference(&got, &want)));
         }
         match self.dice.below(3) {
@@ -309,7 +309,7 @@ impl Programs {
                 let data = after.find(at).map(|n| &after.nodes[n].data).ok_or(Error::Invalid)?;
                 let from = (*offset as usize).min(data.len());
                 let want = &data[from..(from + len).min(data.len())];
-                if got != want {
+                if got[..] != *want {
                     self.trace.push(format!("WRONG BYTES: {}", difference(&got, want)));
                     return Err(Error::Damaged);
                 }
@@ -371,7 +371,7 @@ impl Programs {
             }
             match n.kind {
                 Kind::File => match self.fs.read(ino, 0, 1 << 20) {
-                    Ok(d) if d == n.data => {}
+                    Ok(d) if d[..] == n.data[..] => {}
                     Ok(d) => wrong.push(format!("{shown} ({ino}): {}", difference(&d, &n.data))),
                     Err(e) => wrong.push(format!("{shown} ({ino}): read: {e:?}")),
                 },

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 pub const BLOCK: u64 = 512 << 10;
 /// Blocks of one request at most: the store's work for one is worth about 4 MiB of its bytes.
-const RUN: u64 = 32;
+const RUN: u64 = 48;
 /// Blocks fetched ahead of one reader at most, in a few requests at a time.
 const AHEAD: u64 = 96;
-const AT_A_TIME: u64 = 3;
+const AT_A_TIME: u64 = 2;
 /// Blocks kept for all readers.
 const KEPT: usize = 192;
 /// How long a reader waits for a block that another fetches.

@@ -221,7 +221,7 @@ fn answers_are_laid_out_as_the_kernel_reads_them() {
     assert_eq!(encoded(&Offset(1 << 40)), words(&[1 << 40]));
     assert_eq!(encoded(&Attribute::Length(7)), words(&[7]));
     assert_eq!(encoded(&Attribute::Value(b"abc".to_vec())), b"abc");
-    assert_eq!(encoded(&Bytes(b"abc".to_vec())), b"abc");
+    assert_eq!(encoded(&Bytes(b"abc".to_vec().into())), b"abc");
     assert_eq!(encoded(&()), b"");
     let s = BackingSpace {
         blocks: 1,
@@ -245,7 +245,7 @@ fn an_answer_that_does_not_fit_says_so() {
     assert_eq!(out.end(), None);
     let mut room = [0; 2];
     let mut out = Out::new(&mut room);
-    Bytes(vec![1; 3]).encode(&mut out);
+    Bytes(vec![1; 3].into()).encode(&mut out);
     assert_eq!(out.end(), None);
 }
 
