@@ -102,6 +102,41 @@ pub fn trust(leader: f64, plain: f64) -> f64 {
     if plain <= 0.0 { 1.0 } else { ((1.0 - leader / plain) / LEAD_IN_FULL).clamp(0.0, 1.0) }
 }
 
+/// Holds what following others than the plain forecaster has cost too much within bounds. It keeps the surplus over the plain
+/// losses (a CUSUM: Page 1954; what was saved before is no credit) and lets a leader be followed the less, the more of its
+/// allowance is used up.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard {
+    decay: f64,
+    plain: f64,
+    surplus: f64,
+}
+
+impl Guard {
+    /// What the surplus may come to, as a part of the plain losses.
+    const ALLOWED: f64 = 0.02;
+    const HALF_LIFE_SECONDS: f64 = 300.0;
+
+    /// For ticks of that length.
+    pub fn new(interval_ns: u64) -> Guard {
+        let ticks = Self::HALF_LIFE_SECONDS * 1e9 / interval_ns.max(1) as f64;
+        Guard { decay: 0.5f64.powf(1.0 / ticks), plain: 0.0, surplus: 0.0 }
+    }
+
+    /// Losses of what was said, of what would have been without a guard, and of the plain forecast. A leader that is right again
+    /// earns its trust back by what it would have saved.
+    pub fn observe(&mut self, said: f64, free: f64, plain: f64) {
+        self.plain = self.plain * self.decay + plain;
+        let by = if free < plain { free - plain } else { said - plain };
+        self.surplus = (self.surplus * self.decay + by).max(0.0);
+    }
+
+    /// How much of the trust is left, 0..1.
+    pub fn left(&self) -> f64 {
+        if self.surplus <= 0.0 { 1.0 } else { (1.0 - self.surplus / (Self::ALLOWED * self.plain)).max(0.0) }
+    }
+}
+
 /// Trust in the expert that leads: how much cheaper than static it was.
 pub fn advantage(leader: &Expert, fixed: &Expert) -> f64 {
     if fixed.loss_99 <= 0.0 { 0.0 } else { (1.0 - leader.loss_99 / fixed.loss_99).clamp(0.0, 1.0) }
@@ -135,6 +170,19 @@ mod tests {
     fn median_of_equals_is_the_middle() {
         let say = [3.0, 1.0, 2.0].map(Distribution::point);
         assert_eq!(FixedShare::new(3).median(&say, |d| d.q99), 2);
+    }
+
+    #[test]
+    fn a_leader_that_costs_more_than_the_plain_forecast_is_followed_less_until_it_is_right_again() {
+        let mut g = Guard::new(50_000_000);
+        (0..1000).for_each(|_| g.observe(8.0, 8.0, 10.0));
+        assert_eq!(g.left(), 1.0);
+        (0..9).for_each(|_| g.observe(20.0, 20.0, 10.0));
+        assert!(g.left() > 0.0 && g.left() < 0.7, "{}", g.left());
+        (0..100).for_each(|_| g.observe(10.0 + 10.0 * g.left(), 20.0, 10.0));
+        assert!(g.left() < 0.3, "{}", g.left());
+        (0..200).for_each(|_| g.observe(10.0, 5.0, 10.0));
+        assert_eq!(g.left(), 1.0);
     }
 
     #[test]

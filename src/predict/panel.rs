@@ -1,6 +1,6 @@
 //! All experts side by side: each learns, is judged, speaks; one is chosen.
 
-use super::leader::{advantage, trust};
+use super::leader::{Guard, advantage, trust};
 use super::*;
 use std::collections::VecDeque;
 
@@ -18,6 +18,8 @@ pub struct Chosen {
     pub distribution: Distribution,
     /// What is reported as its .95 and .99 quantiles, bytes.
     pub band: (f64, f64),
+    /// Its .95 and .99 quantiles if no guard held the trust down, bytes.
+    pub free: (f64, f64),
     /// By how much the chosen model was cheaper than static, 0..1.
     pub advantage: f64,
 }
@@ -33,8 +35,9 @@ pub struct Panel {
     leader_99: Leader,
     shared_95: FixedShare,
     shared_99: FixedShare,
-    /// Quantiles and edges of the band.
-    spoken: VecDeque<[(f64, f64); 2]>,
+    /// Quantiles, edges of the band, the plain quantiles, and those that unguarded trust would have said.
+    spoken: VecDeque<[(f64, f64); 4]>,
+    guards: (Guard, Guard),
     bands: (Band, Band),
     scored: Scored,
     misses: VecDeque<bool>,
@@ -61,6 +64,7 @@ impl Panel {
             shared_95: shared.clone(),
             shared_99: shared,
             spoken: VecDeque::new(),
+            guards: (Guard::new(interval_ns), Guard::new(interval_ns)),
             bands: (Band::new(0.95), Band::new(0.99)),
             scored: Scored::default(),
             misses: VecDeque::new(),
@@ -121,9 +125,12 @@ impl Panel {
             self.shared_99.observe(last.iter().map(|e| e.loss_99));
         }
         if self.spoken.len() >= tick.horizon_ticks as usize
-            && let Some([(q95, q99), (edge_95, edge_99)]) = self.spoken.pop_front()
+            && let Some([(q95, q99), (edge_95, edge_99), plain, free]) = self.spoken.pop_front()
         {
             self.scored.add((q95, q99), (edge_95, edge_99), outcome);
+            let loss = |q: f64, tau: f64| pinball(q, outcome, tau);
+            self.guards.0.observe(loss(q95, 0.95), loss(free.0, 0.95), loss(plain.0, 0.95));
+            self.guards.1.observe(loss(q99, 0.99), loss(free.1, 0.99), loss(plain.1, 0.99));
             self.bands.0.observe(outcome > edge_95);
             self.bands.1.observe(outcome > edge_99);
             if seasoned && tick.tick.is_multiple_of(tick.horizon_ticks as u64) {
@@ -148,7 +155,8 @@ impl Panel {
         let (q95, q99) = (chosen.distribution.q95, chosen.distribution.q99);
         let edge_99 = self.bands.1.edge(q99);
         chosen.band = (self.bands.0.edge(q95).min(edge_99), edge_99);
-        self.spoken.push_back([(q95, q99), chosen.band]);
+        let plain = &self.issued[self.home];
+        self.spoken.push_back([(q95, q99), chosen.band, (plain.q95, plain.q99), chosen.free]);
         chosen
     }
 
@@ -171,19 +179,23 @@ impl Panel {
         };
         let mut distribution = self.issued[model].clone().with_request_bytes(tick.mean_request_bytes);
         distribution.q95 = self.issued[model_95].q95;
+        let mut free = (distribution.q95, distribution.q99);
         if *choice == Choice::Auto {
             let (at, home) = (|e: usize| &losses[e], self.home);
             let plain = &self.issued[home];
             let trust_95 = trust(at(model_95).loss_95, at(home).loss_95);
             let trust_99 = trust(at(model).loss_99, at(home).loss_99);
-            distribution.q95 = trust_95 * distribution.q95 + (1.0 - trust_95) * plain.q95;
-            distribution.q99 = trust_99 * distribution.q99 + (1.0 - trust_99) * plain.q99;
+            let between = |trust: f64, led: f64, plain: f64| trust * led + (1.0 - trust) * plain;
+            let led = (distribution.q95, distribution.q99);
+            free = (between(trust_95, led.0, plain.q95), between(trust_99, led.1, plain.q99));
+            distribution.q95 = between(trust_95 * self.guards.0.left(), led.0, plain.q95);
+            distribution.q99 = between(trust_99 * self.guards.1.left(), led.1, plain.q99);
         }
         distribution.q95 = distribution.q95.min(distribution.q99);
         // What a median of experts is worth is told by the one it follows most.
         let trusted = if *choice == Choice::FixedShare { self.shared_99.heaviest() } else { model };
         let experts = self.judge.experts();
         let advantage = advantage(&experts[trusted], &experts[STATIC]);
-        Chosen { model, distribution, band: (0.0, 0.0), advantage }
+        Chosen { model, distribution, band: (0.0, 0.0), free, advantage }
     }
 }
