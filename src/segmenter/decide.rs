@@ -54,7 +54,10 @@ fn want(d: Demand, forecast: &Forecast, pool: &PoolState, costs: &Costs, limits:
     // Two segments in the age at which they are sealed: one that is hardly filled then is memory that lies idle.
     let seal_bytes = forecast.seal_bytes_q50.min(forecast.credible_bytes as f64) * d.share;
     let base = limits.class_up(seal_bytes / 2.0);
-    let rest = d.bytes.after(now.taken_bytes as f64);
+    let rest = match (d.bytes.after(now.taken_bytes as f64), d.bytes.after(now.burst_bytes as f64)) {
+        (Some(fresh), Some(of_burst)) if of_burst.expected_bytes > fresh.expected_bytes => Some(of_burst),
+        (fresh, _) => fresh,
+    };
     // A burst larger than the forecast knows of is taken to bring as much again.
     let again = if rest.is_none() { (forecast.actual_bytes + now.taken_bytes) as f64 } else { 0.0 };
     let bytes = d.bytes.q99.max(again).max(rest.as_ref().map_or(0.0, |r| r.q99));
@@ -68,8 +71,9 @@ fn want(d: Demand, forecast: &Forecast, pool: &PoolState, costs: &Costs, limits:
     let room = room_bytes as f64;
     let mut demand = rest.unwrap_or_else(|| Distribution::point(room + again.min(worth).max(next)));
     demand.clip(worth.max(room + next));
-    if d.owner == Owner::Shared && demand.q99 < limits.floor_bytes as f64 {
-        demand = Distribution::point(limits.floor_bytes as f64);
+    // Beside what is left of the open segment: how much that is when something comes is chance.
+    if d.owner == Owner::Shared && limits.floor_bytes > 0 && demand.q99 < room + limits.floor_bytes as f64 {
+        demand = Distribution::point(room + limits.floor_bytes as f64);
     }
     segment_bytes = segment_bytes.max(limits.class_up(d.born_bytes as f64));
     // Down by one class a second, up at once.

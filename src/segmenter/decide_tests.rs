@@ -99,6 +99,11 @@ fn a_floor_is_held_in_the_shared_segments_whatever_the_forecast() {
     let f = forecast(Distribution::point(0.0));
     assert_eq!(reserved(&go(&f, &PoolState::default(), &limits), Owner::Shared), 2 * MIB);
     assert_eq!(reserved(&go(&f, &PoolState::default(), &Limits::default()), Owner::Shared), 0);
+    // What is left in the open segment is not counted: it may be little when something comes.
+    let mut shared = OwnerState::new(Owner::Shared);
+    (shared.segment_bytes, shared.room_bytes, shared.open_age_ns) = (4 * MIB, 3 * MIB, Some(0));
+    let pool = PoolState { owners: vec![shared], missed: 0 };
+    assert!(reserved(&go(&f, &pool, &limits), Owner::Shared) >= 2 * MIB);
 }
 
 #[test]

@@ -14,6 +14,14 @@ pub struct Step {
     pub error: Option<std::io::Error>,
 }
 
+/// A burst that an owner writes.
+struct Burst {
+    since_ns: u64,
+    last_ns: u64,
+    /// What the owner had appended before.
+    before: u64,
+}
+
 /// The Adaptive Segmenter. Step it after each forecast, and with the same forecast again whenever a ready
 /// segment was taken.
 pub struct Segmenter {
@@ -21,6 +29,7 @@ pub struct Segmenter {
     limits: Limits,
     forecast_ns: u64,
     appended_then: HashMap<Owner, u64>,
+    bursts: HashMap<Owner, Burst>,
     missed_then: u64,
     shrunk_ns: HashMap<Owner, u64>,
     /// What each owner had appended at the last step.
@@ -37,6 +46,7 @@ impl Segmenter {
             limits,
             forecast_ns: u64::MAX,
             appended_then: HashMap::new(),
+            bursts: HashMap::new(),
             missed_then: 0,
             shrunk_ns: HashMap::new(),
             appended: HashMap::new(),
@@ -66,12 +76,27 @@ impl Segmenter {
         self.costs.observe(now_ns, bytes);
     }
 
+    /// A forecast made within a burst may not know of it. So what a burst has brought is counted from its begin, for a horizon, and
+    /// until then nothing is given back: a pause may be none.
+    fn follow_bursts(&mut self, now_ns: u64, horizon_ns: u64, state: &PoolState) {
+        for o in &state.owners {
+            let then = self.appended_then.get(&o.owner).copied().unwrap_or(o.appended_bytes);
+            if o.appended_bytes.saturating_sub(then) >= self.limits.segment_bytes_min {
+                let new = Burst { since_ns: now_ns, last_ns: now_ns, before: then };
+                self.bursts.entry(o.owner).or_insert(new).last_ns = now_ns;
+            }
+        }
+        self.bursts.retain(|_, b| now_ns.saturating_sub(b.last_ns) < hold_ns(horizon_ns));
+        self.bursts.retain(|owner, _| state.owners.iter().any(|o| o.owner == *owner));
+    }
+
     /// Decides and does it.
     pub fn step(&mut self, now_ns: u64, forecast: &Forecast, pool: &dyn SegmentPool) -> Step {
         let mut state = pool.state();
         self.note_appended(now_ns, &state);
         if forecast.at_ns != self.forecast_ns {
             self.forecast_ns = forecast.at_ns;
+            self.follow_bursts(now_ns, forecast.horizon_ns, &state);
             self.appended_then = state.owners.iter().map(|o| (o.owner, o.appended_bytes)).collect();
             self.missed_then = state.missed;
             self.shrunk_ns.retain(|owner, _| state.owners.iter().any(|o| o.owner == *owner));
@@ -80,8 +105,14 @@ impl Segmenter {
         for o in &mut state.owners {
             let then = self.appended_then.get(&o.owner).copied().unwrap_or(0);
             o.taken_bytes = o.appended_bytes.saturating_sub(then);
+            let begun = self
+                .bursts
+                .get(&o.owner)
+                .filter(|b| now_ns.saturating_sub(b.since_ns) < hold_ns(forecast.horizon_ns));
+            o.burst_bytes = o.appended_bytes.saturating_sub(begun.map_or(then, |b| b.before));
             let shrunk = self.shrunk_ns.get(&o.owner);
-            o.may_shrink = shrunk.is_none_or(|at| now_ns.saturating_sub(*at) >= SHRINK_EVERY_NS);
+            o.may_shrink =
+                begun.is_none() && shrunk.is_none_or(|at| now_ns.saturating_sub(*at) >= SHRINK_EVERY_NS);
         }
         let mut step = Step { actions: decide(forecast, &state, &self.costs, &self.limits), error: None };
         for action in &step.actions {
@@ -123,6 +154,11 @@ impl Segmenter {
         }
         step
     }
+}
+
+/// How long after the begin of a burst, and its last bytes.
+fn hold_ns(horizon_ns: u64) -> u64 {
+    horizon_ns.max(SHRINK_EVERY_NS)
 }
 
 #[cfg(test)]
@@ -215,6 +251,45 @@ mod tests {
             assert!(shared(&pool).ready_bytes() >= 1 << 18);
             assert!(shared(&pool).segment_bytes > 1 << 18, "it grows at once");
         }
+    }
+
+    #[test]
+    fn a_fresh_forecast_within_a_burst_gives_nothing_back_until_a_horizon_after_its_begin() {
+        let pool = Fake::default();
+        let mut s = Segmenter::new(Costs::default(), Limits::default());
+        s.step(0, &forecast(0, 32e6), &pool);
+        s.step(2_000_000_000, &forecast(2_000_000_000, 32e6), &pool);
+        pool.with(Owner::Shared, |o| o.appended_bytes = 1 << 20);
+        let held = shared(&pool).ready_bytes();
+        let at = |ms: u64| 2_000_000_000 + ms * 1_000_000;
+        for ms in (50..1000).step_by(50) {
+            s.step(at(ms), &forecast(at(ms), 0.0), &pool);
+            assert_eq!(shared(&pool).ready_bytes(), held, "{ms}");
+        }
+        for ms in (1000..6000).step_by(50) {
+            s.step(at(ms), &forecast(at(ms), 0.0), &pool);
+        }
+        assert_eq!(shared(&pool).ready_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_burst_brought_counts_from_its_begin_though_forecasts_are_newer() {
+        // Nothing in 99 of 100 horizons, 32 MB in the others: once 1 MB of them came, the rest is to come.
+        let rare = |at_ns| {
+            let mut f = forecast(at_ns, 32e6);
+            let top = f.total.probs.iter().position(|p| *p > 0.0).expect("a point");
+            (f.total.probs[0], f.total.probs[top]) = (0.999, 0.001);
+            f.total.expected_bytes = 32e3;
+            f
+        };
+        let pool = Fake::default();
+        let mut s = Segmenter::new(Costs::default(), Limits::default());
+        s.step(0, &rare(0), &pool);
+        s.step(1, &rare(1), &pool);
+        assert_eq!(shared(&pool).ready_bytes(), 0);
+        pool.with(Owner::Shared, |o| o.appended_bytes = 1 << 20);
+        s.step(50_000_000, &rare(50_000_000), &pool);
+        assert!(shared(&pool).ready_bytes() >= 24_000_000, "{}", shared(&pool).ready_bytes());
     }
 
     #[test]
