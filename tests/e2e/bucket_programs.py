@@ -199,7 +199,7 @@ def body(name):
 
 
 def load(top, w, out, seconds):
-    """Programs at work: files that get their name when they are whole, changed in place by renames, removed. Says its slowest call."""
+    """A program at work: files that get their name when they are whole, are read back, and removed later. Says its slowest round."""
     rng, n, slow, end, live = random.Random(w), 0, 0.0, time.monotonic() + seconds, []
     while time.monotonic() < end:
         n += 1
@@ -242,7 +242,9 @@ def minutes(s, store):
     proxy = Proxy(s, store, ports(2))
     span = int(os.environ.get("FORELOG_OUTAGE", 180))
     os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
-    g = bucket.gateway(s, store, "minutes", "m", "--writeback-age", "500ms", "--cache-size", "0")
+    # What is written in an outage has to fit.
+    g = s.gateway("minutes", "--log-size", "8GiB", "--writeback-age", "500ms", "--cache-size", "0", backing=store.url("m"))
+    kinds = os.environ.get("FORELOG_HOW", "slowed,hung,stopped").split(",")
     g.mount()
     os.environ["AWS_ENDPOINT_URL"] = store.endpoint
     os.mkdir(g.path("d"))
@@ -254,7 +256,7 @@ def minutes(s, store):
     g.mount()
     os.environ["AWS_ENDPOINT_URL"] = store.endpoint
     slowed = [{"do": "status", "status": 500, "code": "InternalError", "chance": 0.03}, {"do": "reset", "chance": 0.01}, {"do": "lost", "chance": 0.01}]
-    for how in ("slowed", "hung", "stopped"):
+    for how in kinds:
         kids = [s.spawn(load, g.path("d"), f"{how[0]}{w}", os.path.join(s.scratch, f"{how}{w}"), span + 20) for w in range(3)]
         bad, seen, end = [], [0], [time.monotonic() + span + 20]
         looker = threading.Thread(target=look, args=(s, store, bad, seen, end), daemon=True)
@@ -296,7 +298,7 @@ def minutes(s, store):
         s.check(r.returncode == 0 and g.status().get("state") == "serving", f"store {how}: all drains afterwards ({time.monotonic() - began:.0f} s)",
                 f"{r.stderr} {g.status().get('reason')}")
     g = bucket.real(s, g, store, "m", "after the outages")
-    lists = [get(os.path.join(s.scratch, f"{how}{w}")).decode().split()[1:] for how in ("slowed", "hung", "stopped") for w in range(3)]
+    lists = [get(os.path.join(s.scratch, f"{how}{w}")).decode().split()[1:] for how in kinds for w in range(3)]
     wrong = [n for names in lists for n in names if get(g.path("d/" + n)) != body(n)]
     s.check(not wrong, f"all {sum(map(len, lists))} files are there, whole", wrong[:5])
     s.check(not g.status()["writeback"]["conflicts"], "no conflict is seen where there is none")

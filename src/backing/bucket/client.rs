@@ -5,6 +5,7 @@ use super::error::told;
 use super::markers::Markers;
 use super::meta::{DIRECTORY_TYPE, Found, Meta};
 use super::paced::{self, Pace};
+use super::threads::Threads;
 use super::wall::StoreClock;
 use crate::backing::fence::{self, CHANGE, Fence, Times};
 use crate::config::BucketUrl;
@@ -24,7 +25,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::runtime::Runtime;
 
 /// One try, and all tries together, of a request without a body worth speaking of.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ pub struct Page {
 
 /// A bucket and how to reach it.
 pub struct Store {
-    pub(super) runtime: Runtime,
+    pub(super) runtime: Threads,
     pub(super) client: Client,
     pub pace: Arc<Pace>,
     pub url: BucketUrl,
@@ -204,7 +204,7 @@ impl Store {
         let client = runtime.block_on(client(wall.clone(), pace.clone()))?;
         let base = if url.prefix.is_empty() { String::new() } else { format!("{}/", url.prefix) };
         Ok(Store {
-            runtime,
+            runtime: runtime.into(),
             client,
             pace,
             url: url.clone(),

@@ -24,6 +24,11 @@ pub fn refused(kind: ErrorKind, text: String) -> Error {
     Error::new(kind, Refused(text))
 }
 
+/// The same error once more, for another who waited.
+pub fn again(e: &Error) -> Error {
+    if is_refused(e) { refused(e.kind(), e.to_string()) } else { Error::new(e.kind(), e.to_string()) }
+}
+
 /// Whether the store answered, and refused this very request. Others may go on.
 pub fn is_refused(e: &Error) -> bool {
     e.get_ref().is_some_and(|e| e.is::<Refused>())

@@ -10,13 +10,9 @@ use crate::sys::clock::{Clock, RealClock};
 use crate::types::{BackingId, Kind};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Objects asked for their metadata at a time.
 const HEADS_AT_ONCE: usize = 64;
-
-/// How long one who needs a listing waits for whoever has asked for it.
-const OTHERS_WAIT: Duration = Duration::from_secs(12);
 
 /// An object that old is not stored anew with the time that it has.
 const SETTLED_SECONDS: i64 = 2;
@@ -33,36 +29,6 @@ fn not_found(path: &str) -> io::Error {
 }
 
 impl Core {
-    /// Sees that a directory's listing is fresh.
-    fn load(&self, dir: &str) -> io::Result<()> {
-        {
-            let mut view = self.view.lock();
-            loop {
-                if view.names(dir, now_ns()).is_some() {
-                    return Ok(());
-                }
-                if view.loading.insert(dir.to_owned()) {
-                    break;
-                }
-                if self.come.wait_for(&mut view, OTHERS_WAIT).timed_out() {
-                    let text = format!("{dir}: its listing does not come");
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-                }
-            }
-        }
-        let prefix =
-            if dir.is_empty() { self.store.base.clone() } else { format!("{}{dir}/", self.store.base) };
-        let page = self.store.wait(self.store.list_all(&prefix, false)).map(|mut p| {
-            p.folders.extend(self.store.dirs_in(dir));
-            p
-        });
-        let mut view = self.view.lock();
-        let r = page.map(|p| view.take(dir, p, &self.store.base, now_ns()));
-        view.loaded(dir);
-        self.come.notify_all();
-        r
-    }
-
     /// What stands under a path, with its metadata.
     pub(super) fn find(&self, path: &str) -> io::Result<Option<(Entry, Arc<Meta>)>> {
         if path.is_empty() {

@@ -14,6 +14,7 @@ mod flush;
 mod house;
 mod lease;
 mod links;
+mod listing;
 mod looks;
 mod markers;
 mod meta;
@@ -22,6 +23,7 @@ mod multipart;
 mod paced;
 mod reads;
 mod stage;
+mod threads;
 mod update;
 mod view;
 mod wall;
@@ -44,7 +46,7 @@ use parking_lot::{Condvar, Mutex};
 use stage::Staged;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use view::{Upload, View};
 
 /// Our own folder.
@@ -53,6 +55,9 @@ const OURS: &str = ".forelog";
 /// What tasks of the client share with the backing.
 pub struct Core {
     store: Store,
+    me: Weak<Core>,
+    /// Names are looked up in older listings while the store is in trouble.
+    goes_on: bool,
     view: Mutex<View>,
     /// Rung when a listing has come.
     come: Condvar,
@@ -100,8 +105,10 @@ impl BucketBacking {
             store.fence.forbid("the mount is read-only");
         }
         let cache = open_cache(&store, room)?;
-        let core = Arc::new(Core {
+        let core = Arc::new_cyclic(|me| Core {
             store,
+            me: me.clone(),
+            goes_on: !read_only,
             cache,
             view: Mutex::default(),
             come: Condvar::new(),

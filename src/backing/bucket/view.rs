@@ -12,6 +12,9 @@ pub const FRESH_NS: u64 = 30_000_000_000;
 /// Names kept in memory; with more of them all listings are dropped.
 const NAMES_MAX: usize = 400_000;
 
+/// Failures kept in memory.
+const FAILED_MAX: usize = 1000;
+
 /// What stands under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -91,6 +94,8 @@ pub struct Upload {
 struct Listing {
     entries: BTreeMap<String, Entry>,
     read_ns: u64,
+    /// Used until then though it is old.
+    borne_ns: u64,
 }
 
 /// See the module. Paths are relative to the prefix; a directory's key ends in a slash.
@@ -105,6 +110,8 @@ pub struct View {
     /// What arrived while a listing was on its way.
     landed: Vec<(String, Option<Entry>)>,
     pub loading: HashSet<String>,
+    /// Listings that did not come, when, and why.
+    pub failed: HashMap<String, (u64, std::io::Error)>,
     /// Files with several names.
     pub groups: HashMap<u64, BTreeSet<String>>,
 }
@@ -151,7 +158,32 @@ impl View {
     }
 
     fn listing(&self, dir: &str, now_ns: u64) -> Option<&Listing> {
-        self.dirs.get(dir).filter(|l| now_ns.saturating_sub(l.read_ns) < FRESH_NS)
+        self.dirs.get(dir).filter(|l| now_ns.saturating_sub(l.read_ns) < FRESH_NS || now_ns < l.borne_ns)
+    }
+
+    /// Whether a directory's listing is fresh, or used all the same.
+    pub fn is_usable(&self, dir: &str, now_ns: u64) -> bool {
+        self.listing(dir, now_ns).is_some()
+    }
+
+    /// Whether there is one at all, however old.
+    pub fn is_listed(&self, dir: &str) -> bool {
+        self.dirs.contains_key(dir)
+    }
+
+    /// An older one will do until then.
+    pub fn bear(&mut self, dir: &str, until_ns: u64) {
+        if let Some(l) = self.dirs.get_mut(dir) {
+            l.borne_ns = until_ns;
+        }
+    }
+
+    /// A listing did not come.
+    pub fn fail(&mut self, dir: &str, now_ns: u64, why: std::io::Error) {
+        if self.failed.len() >= FAILED_MAX {
+            self.failed.clear();
+        }
+        self.failed.insert(dir.to_owned(), (now_ns, why));
     }
 
     /// Takes a listing in; what is known of unchanged objects stays.
@@ -189,7 +221,8 @@ impl View {
             entries.insert(name.to_owned(), e);
         }
         self.names += entries.len();
-        self.dirs.insert(dir.to_owned(), Listing { entries, read_ns: now_ns });
+        self.dirs.insert(dir.to_owned(), Listing { entries, read_ns: now_ns, borne_ns: 0 });
+        self.failed.remove(dir);
         self.overlay(dir);
     }
 
@@ -241,8 +274,9 @@ impl View {
 
     /// A directory that was just made has no names but those to come.
     pub fn is_new(&mut self, dir: &str, now_ns: u64) {
-        if let Some(l) =
-            self.dirs.insert(dir.to_owned(), Listing { entries: BTreeMap::new(), read_ns: now_ns })
+        if let Some(l) = self
+            .dirs
+            .insert(dir.to_owned(), Listing { entries: BTreeMap::new(), read_ns: now_ns, borne_ns: 0 })
         {
             self.names -= l.entries.len();
         }
@@ -296,7 +330,7 @@ impl View {
     /// Something else changed what a directory holds: ask again.
     pub fn doubt(&mut self, dir: &str) {
         if let Some(l) = self.dirs.get_mut(dir) {
-            l.read_ns = 0;
+            (l.read_ns, l.borne_ns) = (0, 0);
         }
     }
 
@@ -368,6 +402,26 @@ mod tests {
         v.arrived("d/new", &change, "v1".into());
         assert_eq!(v.find("d/new", 1).unwrap().unwrap().etag, "v1");
         assert_eq!(v.pending.len(), 2);
+    }
+
+    #[test]
+    fn an_old_listing_is_borne_for_a_while_but_not_once_it_is_doubted() {
+        let mut v = View::default();
+        v.take("d", page(&["d/a"], &[]), "", 0);
+        assert!(v.is_usable("d", FRESH_NS - 1) && !v.is_usable("d", FRESH_NS));
+        v.bear("d", FRESH_NS + 5);
+        assert!(
+            v.find("d/a", FRESH_NS + 4).unwrap().is_some() && v.find("d/b", FRESH_NS + 4).unwrap().is_none()
+        );
+        assert!(!v.is_usable("d", FRESH_NS + 5) && v.is_listed("d"));
+        v.bear("d", FRESH_NS * 9);
+        v.doubt("d");
+        assert!(!v.is_usable("d", FRESH_NS * 2));
+        v.bear("other", FRESH_NS);
+        assert!(!v.is_listed("other"));
+        (0..3 * FAILED_MAX as u64)
+            .for_each(|n| v.fail(&n.to_string(), n, std::io::ErrorKind::TimedOut.into()));
+        assert!(v.failed.len() <= FAILED_MAX);
     }
 
     #[test]
