@@ -188,7 +188,9 @@ impl Panel {
             let between = |trust: f64, led: f64, plain: f64| trust * led + (1.0 - trust) * plain;
             let led = (distribution.q95, distribution.q99);
             free = (between(trust_95, led.0, plain.q95), between(trust_99, led.1, plain.q99));
-            distribution.q95 = between(trust_95 * self.guards.0.left(), led.0, plain.q95);
+            // A large lead at .95, where misses are many, is no luck; at .99 a single burst decides.
+            distribution.q95 =
+                between(trust_95 * self.guards.0.left().max(trust_95 * trust_95), led.0, plain.q95);
             distribution.q99 = between(trust_99 * self.guards.1.left(), led.1, plain.q99);
         }
         distribution.q95 = distribution.q95.min(distribution.q99);
