@@ -110,6 +110,8 @@ pub struct View {
     /// What arrived while a listing was on its way.
     landed: Vec<(String, Option<Entry>)>,
     pub loading: HashSet<String>,
+    /// Those of them whose directory was moved or made meanwhile: what they say is of another one.
+    void: HashSet<String>,
     /// Listings that did not come, when, and why.
     pub failed: HashMap<String, (u64, std::io::Error)>,
     /// Files with several names.
@@ -188,6 +190,9 @@ impl View {
 
     /// Takes a listing in; what is known of unchanged objects stays.
     pub fn take(&mut self, dir: &str, page: Page, base: &str, now_ns: u64) {
+        if self.void.contains(dir) {
+            return;
+        }
         let at = if dir.is_empty() { base.to_owned() } else { format!("{base}{dir}/") };
         let old = self.dirs.remove(dir).map(|l| l.entries).unwrap_or_default();
         self.names -= old.len();
@@ -237,12 +242,19 @@ impl View {
         let here = latest.into_iter().filter(|(k, _)| split(k.trim_end_matches('/')).0 == dir);
         let (gone, there): (Vec<_>, Vec<_>) = here.partition(|(_, e)| e.is_none());
         for (key, entry) in gone.into_iter().chain(there) {
-            self.set(&key, entry);
+            self.put(&key, entry);
         }
     }
 
-    /// Notes what stands under a key now, where its directory is listed.
+    /// Notes what stands under a key now, also for listings that are on their way.
     pub fn set(&mut self, key: &str, entry: Option<Entry>) {
+        if !self.loading.is_empty() {
+            self.landed.push((key.to_owned(), entry.clone()));
+        }
+        self.put(key, entry);
+    }
+
+    fn put(&mut self, key: &str, entry: Option<Entry>) {
         let is_dir = key.ends_with('/');
         let path = key.trim_end_matches('/');
         if path.is_empty() {
@@ -274,6 +286,7 @@ impl View {
 
     /// A directory that was just made has no names but those to come.
     pub fn is_new(&mut self, dir: &str, now_ns: u64) {
+        self.void.extend(self.loading.get(dir).cloned());
         if let Some(l) = self
             .dirs
             .insert(dir.to_owned(), Listing { entries: BTreeMap::new(), read_ns: now_ns, borne_ns: 0 })
@@ -292,7 +305,7 @@ impl View {
         };
         let beside = matches!(change, Change::Put { meta: None, .. });
         if !beside {
-            self.set(key, entry.map(|e| Entry { etag: etag.unwrap_or(e.etag), ..e }));
+            self.put(key, entry.map(|e| Entry { etag: etag.unwrap_or(e.etag), ..e }));
         }
         self.pending.insert(key.to_owned(), change);
     }
@@ -315,13 +328,14 @@ impl View {
         }
         // A removed key's name may belong to something else by now.
         if entry.is_some() {
-            self.set(key, entry);
+            self.put(key, entry);
         }
     }
 
     /// A listing has come, or not.
     pub fn loaded(&mut self, dir: &str) {
         self.loading.remove(dir);
+        self.void.remove(dir);
         if self.loading.is_empty() {
             self.landed.clear();
         }
@@ -338,6 +352,7 @@ impl View {
     pub fn forget_below(&mut self, dir: &str) {
         let below = format!("{dir}/");
         let gone = |k: &String| k == dir || k.starts_with(&below);
+        self.void.extend(self.loading.iter().filter(|k| gone(k)).cloned());
         let names: usize = self.dirs.iter().filter(|(k, _)| gone(k)).map(|(_, l)| l.entries.len()).sum();
         self.names -= names;
         self.dirs.retain(|k, _| !gone(k));
@@ -345,6 +360,7 @@ impl View {
 
     /// Forgets all listings.
     pub fn forget(&mut self) {
+        self.void.clone_from(&self.loading);
         self.dirs.clear();
         self.names = 0;
         self.root = None;
@@ -358,121 +374,5 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::client::Listed;
-    use super::*;
-
-    fn meta(id: u64) -> Arc<Meta> {
-        Arc::new(Meta { id, ..Meta::implicit("x", 0, 0, Default::default()) })
-    }
-
-    fn put(id: u64) -> Change {
-        Change::Put { meta: Some(meta(id)), body: Body::from(vec![1]), expect: Expect::Nothing, mine: vec![] }
-    }
-
-    fn gone() -> Change {
-        Change::Delete { expect: Expect::Any, mine: vec![] }
-    }
-
-    fn page(keys: &[&str], folders: &[&str]) -> Page {
-        let object = |k: &&str| Listed { key: (*k).into(), etag: "e".into(), size: 3, modified: 9 };
-        Page {
-            objects: keys.iter().map(object).collect(),
-            folders: folders.iter().map(|f| (*f).into()).collect(),
-            next: None,
-        }
-    }
-
-    fn names(v: &View, dir: &str) -> Vec<String> {
-        v.names(dir, 1).unwrap().into_iter().map(|n| n.0).collect()
-    }
-
-    #[test]
-    fn a_listing_shows_what_is_on_its_way() {
-        let mut v = View::default();
-        v.change("d/new", put(1));
-        v.change("d/old", gone());
-        v.change("d/sub/x", put(2));
-        v.take("d", page(&["p/d/old", "p/d/kept", "p/d/", "p/d//odd"], &["p/d/sub/", "p/d//"]), "p/", 0);
-        assert_eq!(names(&v, "d"), ["kept", "new", "sub"]);
-        assert!(v.find("d/sub", 1).unwrap().unwrap().dir);
-        assert_eq!(v.find("d/absent", 1), Some(None));
-        assert_eq!(v.find("d/kept", FRESH_NS), None, "a listing ages");
-        let change = v.pending["d/new"].clone();
-        v.arrived("d/new", &change, "v1".into());
-        assert_eq!(v.find("d/new", 1).unwrap().unwrap().etag, "v1");
-        assert_eq!(v.pending.len(), 2);
-    }
-
-    #[test]
-    fn an_old_listing_is_borne_for_a_while_but_not_once_it_is_doubted() {
-        let mut v = View::default();
-        v.take("d", page(&["d/a"], &[]), "", 0);
-        assert!(v.is_usable("d", FRESH_NS - 1) && !v.is_usable("d", FRESH_NS));
-        v.bear("d", FRESH_NS + 5);
-        assert!(
-            v.find("d/a", FRESH_NS + 4).unwrap().is_some() && v.find("d/b", FRESH_NS + 4).unwrap().is_none()
-        );
-        assert!(!v.is_usable("d", FRESH_NS + 5) && v.is_listed("d"));
-        v.bear("d", FRESH_NS * 9);
-        v.doubt("d");
-        assert!(!v.is_usable("d", FRESH_NS * 2));
-        v.bear("other", FRESH_NS);
-        assert!(!v.is_listed("other"));
-        (0..3 * FAILED_MAX as u64)
-            .for_each(|n| v.fail(&n.to_string(), n, std::io::ErrorKind::TimedOut.into()));
-        assert!(v.failed.len() <= FAILED_MAX);
-    }
-
-    #[test]
-    fn what_lands_while_a_listing_comes_is_not_lost() {
-        let mut v = View::default();
-        v.loading.insert("d".into());
-        v.change("d/new", put(1));
-        let change = v.pending["d/new"].clone();
-        v.arrived("d/new", &change, "v1".into());
-        v.take("d", page(&[], &[]), "", 0);
-        v.loaded("d");
-        assert_eq!(names(&v, "d"), ["new"]);
-        assert!(v.landed.is_empty());
-    }
-
-    #[test]
-    fn a_refused_change_is_tried_ever_later() {
-        let mut b = Backoff::default();
-        for n in 0..20 {
-            let next = b.later(1000, 0x9e37_79b9 * n);
-            assert!(!next.is_due(1000 + 499_999_999) && next.is_due(1000 + Backoff::CAP_NS));
-            b = next;
-        }
-        assert!(!b.is_due(1000 + 14_999_999_999));
-    }
-
-    #[test]
-    fn metadata_is_kept_while_the_object_is_the_same() {
-        let mut v = View::default();
-        v.take("", page(&["a", "b"], &["c/"]), "", 0);
-        for n in ["a", "b", "c"] {
-            let asked = v.find(n, 1).unwrap().unwrap();
-            v.learned(n, &asked, Entry { meta: Some(meta(5)), ..asked.clone() });
-        }
-        let mut next = page(&["a", "b"], &["c/"]);
-        next.objects[1].etag = "other".into();
-        v.take("", next, "", 0);
-        let has = |n: &str| v.find(n, 1).unwrap().unwrap().meta.is_some();
-        assert_eq!([has("a"), has("b"), has("c")], [true, false, true]);
-    }
-
-    #[test]
-    fn a_file_that_becomes_a_directory() {
-        let mut v = View::default();
-        v.take("", page(&["a"], &[]), "", 0);
-        v.change("a", gone());
-        v.change("a/", put(1));
-        assert!(v.find("a", 1).unwrap().unwrap().dir);
-        v.take("", page(&["a"], &[]), "", 0);
-        assert!(v.find("a", 1).unwrap().unwrap().dir, "whatever the store still lists");
-        v.arrived("a", &gone(), String::new());
-        assert!(v.find("a", 1).unwrap().unwrap().dir);
-    }
-}
+#[path = "view_tests.rs"]
+mod tests;
