@@ -211,7 +211,10 @@ impl Fs {
             return Ok(true);
         }
         let mut found = false;
-        self.list_backing(dir.id, &mut |e| found |= !gone.contains(&e.name))?;
+        let moved = self.list_backing(dir.id, &mut |e| found |= !gone.contains(&e.name))?;
+        for name in moved.iter().flatten().filter(|n| !gone.contains(n)) {
+            found = found || self.volume.resolve(dir, name)?.is_some();
+        }
         Ok(!found)
     }
 }

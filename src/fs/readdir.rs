@@ -5,13 +5,17 @@ use super::{Fs, Located};
 use crate::backing::{BackingEntry, BackingPath};
 use crate::namespace::Entry;
 use crate::types::{InodeId, Kind, Lsn, Name};
-use crate::volume::{Cell, Error, Result};
+use crate::volume::{Cell, Error, Result, inside};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::{Arc, LazyLock};
 
 /// Most names one readdirplus reply holds: 4 KiB pages of about 160 bytes each, 128 KiB at most.
 const PLUS_ITEMS: usize = 256;
+
+/// How often a directory is listed again that was moved while it was.
+const TRIES: usize = 16;
 
 /// Cookies of the first two.
 const SELF: u64 = 1;
@@ -121,14 +125,14 @@ impl Fs {
         };
         let before = self.known(dir)?;
         let mut names: BTreeMap<Name, (InodeId, Kind)> = BTreeMap::new();
-        let (mut there, mut asked) = (Vec::new(), false);
+        let (mut there, mut moved) = (Vec::new(), None);
         if !before.complete {
             self.watch(dir)?;
-            asked = self.list_backing(dir.id, &mut |e| there.push(e))?;
+            moved = self.list_backing(dir.id, &mut |e| there.push(e))?;
         }
         let after = self.known(dir)?;
         // What the backing agreed on, and has no longer, something else removed there.
-        let steady = asked && before.version == after.version;
+        let steady = moved.as_ref().filter(|_| before.version == after.version);
         // Removed here before or while the backing was asked: gone.
         let removed = |k: &&Known| k.target.is_none();
         let gone: HashSet<&Name> =
@@ -141,7 +145,7 @@ impl Fs {
         }
         for Known { name, target, clean } in &after.names {
             let Some(ino) = *target else { continue };
-            if *clean && steady && !names.contains_key(name) {
+            if *clean && !names.contains_key(name) && steady.is_some_and(|moved| !moved.contains(name)) {
                 continue;
             }
             match self.volume.cell(ino) {
@@ -156,6 +160,14 @@ impl Fs {
                         names.insert(name.clone(), (c.id, kind));
                     }
                 }
+            }
+        }
+        // Moved meanwhile, and so clean by now that memory does not know it.
+        let known: HashSet<&Name> = after.names.iter().map(|k| &k.name).collect();
+        for name in moved.iter().flatten().filter(|n| !known.contains(n) && !gone.contains(n)) {
+            if let Some(c) = self.volume.resolve(dir, name)? {
+                let kind = c.read().node.attr.kind;
+                names.insert(name.clone(), (c.id, kind));
             }
         }
         let mut items = Vec::with_capacity(names.len() + 2);
@@ -181,12 +193,26 @@ impl Fs {
         })
     }
 
-    /// False if the backing does not hold the directory.
-    pub(super) fn list_backing(&self, dir: InodeId, each: &mut dyn FnMut(BackingEntry)) -> Result<bool> {
-        let _tree = self.volume.hold_tree()?;
-        let Some(path) = self.volume.places.read().path(dir) else { return Ok(false) };
+    /// Names in the backing, but for those that are returned: the writeback moves them meanwhile. `None`: the backing does not
+    /// hold the directory.
+    pub(super) fn list_backing(
+        &self,
+        dir: InodeId,
+        each: &mut dyn FnMut(BackingEntry),
+    ) -> Result<Option<HashSet<Name>>> {
         self.volume.may_ask_backing()?;
-        self.volume.backing.list(&BackingPath(path), each).map_err(Error::Backing)?;
-        Ok(true)
+        for _ in 0..TRIES {
+            let ticket = self.volume.ticket(&inside(dir))?;
+            let Some(path) = self.volume.places.read().path(dir) else { return Ok(None) };
+            let mut there = Vec::new();
+            let listed = self.volume.backing.list(&BackingPath(path), &mut |e| there.push(e));
+            if let Some(moved) = self.volume.moves.below(ticket, &self.volume.places.read(), dir) {
+                listed.map_err(Error::Backing)?;
+                there.into_iter().filter(|e| !moved.contains(&e.name)).for_each(each);
+                return Ok(Some(moved));
+            }
+        }
+        let text = "a directory was moved whenever it was listed; try again";
+        Err(Error::Backing(io::Error::new(io::ErrorKind::ResourceBusy, text)))
     }
 }

@@ -289,6 +289,22 @@ impl Places {
         Some(path)
     }
 
+    /// Whether one of these names is on the path of `key`, or its own. `None`: its directory is not there.
+    pub fn leads_through(&self, key: &EntryKey, others: &[EntryKey]) -> Option<bool> {
+        let mut at = key;
+        // Deeper than any tree is: places that lead in a circle.
+        for _ in 0..4096 {
+            if others.contains(at) {
+                return Some(true);
+            }
+            if at.parent == InodeId::ROOT || at.parent == PARKED {
+                return Some(false);
+            }
+            at = self.objects.get(&at.parent)?.names.first()?;
+        }
+        None
+    }
+
     /// All numbers that differ from the object's own.
     pub fn numbers(&self) -> impl Iterator<Item = (BackingId, InodeId)> + '_ {
         self.numbers.iter().map(|(&a, &b)| (a, b)).filter(|p| p.1 != InodeId::ROOT)

@@ -258,10 +258,11 @@ impl Backing for MemBacking {
     }
 
     fn stat(&self, path: &BackingPath) -> io::Result<BackingStat> {
-        self.on(path, |id, t| {
+        let answer = self.on(path, |id, t| {
             let size = if t.attr.kind == Kind::File { t.data.len() as u64 } else { t.attr.size };
             Ok(BackingStat { id: BackingId(id), attr: Attr { size, ..t.attr } })
-        })
+        });
+        self.plug.answer(answer)
     }
     fn list(&self, path: &BackingPath, each: &mut dyn FnMut(BackingEntry)) -> io::Result<()> {
         self.pass()?;
@@ -275,19 +276,22 @@ impl Backing for MemBacking {
                 out.push(BackingEntry { name: name.clone(), id: BackingId(id), kind });
             }
         }
-        out.into_iter().for_each(each);
+        self.plug.answer(out).into_iter().for_each(each);
         Ok(())
     }
     fn open(&self, path: &BackingPath) -> io::Result<Arc<dyn BackingFile>> {
         self.pass()?;
-        let tree = self.tree.lock();
-        Ok(Arc::new(MemFile(tree.get(tree.find(&path.0)?)?, self.plug.clone())))
+        let found = {
+            let tree = self.tree.lock();
+            tree.get(tree.find(&path.0)?)?
+        };
+        Ok(self.plug.answer(Arc::new(MemFile(found, self.plug.clone()))))
     }
     fn readlink(&self, path: &BackingPath) -> io::Result<Vec<u8>> {
-        self.on(path, |_, t| Ok(t.target.clone()))
+        self.plug.answer(self.on(path, |_, t| Ok(t.target.clone())))
     }
     fn xattrs(&self, path: &BackingPath) -> io::Result<Vec<Xattr>> {
-        self.on(path, |_, t| Ok(t.xattrs.clone()))
+        self.plug.answer(self.on(path, |_, t| Ok(t.xattrs.clone())))
     }
     fn space(&self) -> io::Result<BackingSpace> {
         Ok(BackingSpace::default())

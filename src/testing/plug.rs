@@ -13,6 +13,8 @@ pub enum Trouble {
     Disk,
     /// A call of the backing.
     Backing,
+    /// What the backing answered to a look is on its way.
+    Answer,
 }
 
 type Visitor = Box<dyn FnMut(Trouble) -> io::Result<()> + Send>;
@@ -98,15 +100,24 @@ impl Plug {
         }
     }
 
+    fn visit(&self, what: Trouble) -> io::Result<()> {
+        // Taken out, so that what the visitor does passes freely.
+        let Some(mut v) = self.visitor.lock().take() else { return Ok(()) };
+        let r = v(what);
+        self.visitor.lock().get_or_insert(v);
+        r
+    }
+
+    /// An answer passes on its way back: by then it may be an old one.
+    pub fn answer<T>(&self, answer: T) -> T {
+        // What it was asked for is known; only a call can fail.
+        self.visit(Trouble::Answer).ok();
+        answer
+    }
+
     /// Passes one call.
     pub fn pass(&self, what: Trouble) -> io::Result<()> {
-        // Taken out, so that what the visitor does passes freely.
-        let visitor = self.visitor.lock().take();
-        if let Some(mut v) = visitor {
-            let r = v(what);
-            self.visitor.lock().get_or_insert(v);
-            r?;
-        }
+        self.visit(what)?;
         if self.is_dead() {
             return Err(io::Error::other("the simulated machine is dead"));
         }

@@ -2,6 +2,7 @@
 
 use super::Volume;
 use super::error::{Error, Result};
+use super::moves::{Ticket, inside};
 use super::table::{Cell, Inode, Locked};
 use crate::backing::timed::DEADLINE;
 use crate::backing::{BackingPath, BackingStat};
@@ -10,7 +11,6 @@ use crate::namespace::places::PARKED;
 use crate::namespace::{Node, SEEN_NAMES_MAX};
 use crate::sys::patience;
 use crate::types::{InodeId, Kind, Lsn, NAME_BYTES_MAX, Name};
-use parking_lot::RwLockReadGuard;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -44,22 +44,14 @@ impl Volume {
         if self.backing.remote() && !patience::may_wait() { Err(Error::WouldBlock) } else { Ok(()) }
     }
 
-    /// Keeps the writeback from moving anything in the backing. Errors: `WouldBlock` where this thread may not wait;
-    /// the backing hangs in a move.
-    pub fn hold_tree(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        // One who waited in vain has waited for all, until the move ends.
-        let hangs = self.tree_hangs.load(Ordering::Acquire);
-        let most = if patience::may_wait() && !hangs { DEADLINE } else { MOMENT };
-        match self.tree.try_read_for(most) {
-            Some(held) => {
-                if hangs {
-                    self.tree_hangs.store(false, Ordering::Release);
-                }
-                Ok(held)
-            }
+    /// A ticket for a look at a name of the backing: what is learned there may be taken in only if `moves` says so. Errors:
+    /// `WouldBlock` where this thread may not wait; the backing hangs in a move of what is asked for.
+    pub fn ticket(&self, key: &EntryKey) -> Result<Ticket> {
+        let most = if patience::may_wait() { DEADLINE } else { MOMENT };
+        match self.moves.ticket(&self.places, key, most, MOMENT) {
+            Some(t) => Ok(t),
             None if !patience::may_wait() => Err(Error::WouldBlock),
             None => {
-                self.tree_hangs.store(true, Ordering::Release);
                 let text = format!("a move in the backing has not ended for {} s", DEADLINE.as_secs());
                 Err(Error::Backing(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
@@ -90,21 +82,24 @@ impl Volume {
                 }
             }
             self.may_ask_backing()?;
-            // Held until the answer is taken in: meanwhile nothing moves in the backing, and no number of
-            // an object is given to another.
-            let answer = self.hold_tree().and_then(|held| Ok((self.ask(parent.id, name)?, held)));
-            let (stat, _tree) = match answer {
-                Ok(a) => a,
+            let key = EntryKey { parent: parent.id, name: name.clone() };
+            let asked = self.ticket(&key).and_then(|t| Ok((self.ask(&key, t)?, t)));
+            let (stat, ticket) = match asked {
+                Ok((Some(a), t)) => (a, t),
+                // Moved meanwhile.
+                Ok((None, _)) => continue,
                 Err(Error::Backing(_)) if known.is_none() && likely_absent(parent, name) => return Ok(None),
                 Err(e) => return Err(e),
             };
             let Some(stat) = stat else {
-                return self.vanished(parent, name, known.is_some());
+                match known {
+                    Some(_) if !self.vanished(parent, &key, version, ticket) => continue,
+                    _ => return Ok(None),
+                }
             };
-            if let Some(c) = self.admit(parent, name, &stat, version) {
+            if let Some(c) = self.admit(parent, &key, &stat, version, ticket) {
                 if stat.attr.nlink > 1 && stat.attr.kind != Kind::Dir {
                     // A further name of an inode that was known by another.
-                    let key = EntryKey { parent: parent.id, name: name.clone() };
                     let mut i = c.write();
                     if !i.node.parents.contains(&key) {
                         i.node.parents.push(key);
@@ -129,56 +124,80 @@ impl Volume {
                 return;
             }
         }
-        // Held until they are taken in: meanwhile no name leaves the backing.
-        let Ok(_tree) = self.hold_tree() else {
+        let Ok(ticket) = self.ticket(&inside(dir.id)) else {
             // Not now: with the next file made here.
             dir.listed.store(false, Ordering::Release);
             return;
         };
         let Some(path) = self.places.read().path(dir.id) else { return };
         let mut names = HashSet::new();
-        let listed = self.backing.list(&BackingPath(path), &mut |e| {
+        let mut listed = self.backing.list(&BackingPath(path), &mut |e| {
             if names.len() <= SEEN_NAMES_MAX {
                 names.insert(e.name);
             }
         });
+        // A name that comes to the backing after this is one of ours still, and put among these once it is not.
+        let mut i = dir.write();
+        match self.moves.below(ticket, &self.places.read(), dir.id) {
+            // One too many does no harm.
+            Some(moved) => names.extend(moved),
+            None => listed = Err(io::ErrorKind::ResourceBusy.into()),
+        }
         dir.listed.store(listed.is_ok(), Ordering::Release);
         if listed.is_ok()
             && names.len() <= SEEN_NAMES_MAX
-            && let Some(d) = &mut dir.write().node.dir
+            && let Some(d) = &mut i.node.dir
         {
             d.seen = Some(Box::new(names));
         }
     }
 
-    /// A clean name that the backing no longer has was removed behind our back.
-    fn vanished(&self, parent: &Arc<Cell>, name: &Name, known: bool) -> Result<Option<Arc<Cell>>> {
-        if known {
-            let mut p = parent.write();
-            if let Some(d) = &mut p.node.dir
-                && d.entries.get(name).is_some_and(|e| e.lsn == Lsn::NONE)
-            {
-                d.entries.remove(name);
-                d.version += 1;
-                drop(p);
-                self.unplaced(&EntryKey { parent: parent.id, name: name.clone() });
+    /// A clean name that the backing no longer has was removed behind our back. False: it was changed meanwhile.
+    fn vanished(&self, parent: &Arc<Cell>, key: &EntryKey, version: u64, ticket: Ticket) -> bool {
+        let mut p = parent.write();
+        let Some(d) = p.node.dir.as_mut().filter(|d| d.version == version) else { return false };
+        {
+            let places = self.places.read();
+            if places.path_of(key).is_some() && !self.moves.holds(ticket, &places, key) {
+                return false;
             }
         }
-        Ok(None)
+        if d.entries.get(&key.name).is_some_and(|e| e.lsn == Lsn::NONE) {
+            d.entries.remove(&key.name);
+            d.version += 1;
+            drop(p);
+            self.unplaced(key);
+        }
+        true
     }
 
-    fn ask(&self, parent: InodeId, name: &Name) -> Result<Option<BackingStat>> {
-        let key = EntryKey { parent, name: name.clone() };
-        let Some(path) = self.places.read().path_of(&key) else { return Ok(None) };
-        match self.backing.stat(&BackingPath(path)) {
-            Ok(s) => Ok(Some(s)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+    /// What the backing has under a name; `None`: that was moved meanwhile.
+    fn ask(&self, key: &EntryKey, ticket: Ticket) -> Result<Option<Option<BackingStat>>> {
+        let Some(path) = self.places.read().path_of(key) else {
+            let left = self.table.get(key.parent).is_none();
+            return if left { Err(Error::Stale) } else { Ok(Some(None)) };
+        };
+        let answer = self.backing.stat(&BackingPath(path));
+        if !self.moves.holds(ticket, &self.places.read(), key) {
+            return Ok(None);
+        }
+        match answer {
+            Ok(s) => Ok(Some(Some(s))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Some(None)),
             Err(e) => Err(Error::Backing(e)),
         }
     }
 
     /// Takes in what the backing said of a name; `None` if the name changed meanwhile.
-    fn admit(&self, parent: &Arc<Cell>, name: &Name, stat: &BackingStat, version: u64) -> Option<Arc<Cell>> {
+    fn admit(
+        &self,
+        parent: &Arc<Cell>,
+        key: &EntryKey,
+        stat: &BackingStat,
+        version: u64,
+        ticket: Ticket,
+    ) -> Option<Arc<Cell>> {
+        let name = &key.name;
         // Before the other locks: an inode of this number that cannot be what stands there.
         let stranger = {
             let ino = self.places.read().number(stat.id);
@@ -189,10 +208,13 @@ impl Volume {
         if d.version != version {
             return None;
         }
-        let key = EntryKey { parent: parent.id, name: name.clone() };
         let mut places = self.places.write();
+        // Nothing was moved here: so what was seen stands there, and its number was given to nothing else.
+        if !self.moves.holds(ticket, &places, key) {
+            return None;
+        }
         let mut ino = places.number(stat.id);
-        let reused = stranger == Some(ino) && !places.has_name(ino, &key);
+        let reused = stranger == Some(ino) && !places.has_name(ino, key);
         if reused || places.is_another(ino, stat.id) {
             ino = self.new_ino();
         }
@@ -208,8 +230,8 @@ impl Volume {
                 self.table.insert(Cell::new(node))
             }
         };
-        if !places.has_name(ino, &key) {
-            places.set(ino, stat.id, &key);
+        if !places.has_name(ino, key) {
+            places.set(ino, stat.id, key);
             // The log may need to know this name of it: the next change says so.
             cell.found.fetch_add(1, Ordering::AcqRel);
             cell.tracked.store(false, Ordering::Release);
@@ -322,38 +344,53 @@ impl Volume {
         })
     }
 
-    /// Asks the backing about an inode where it is. `None`: the backing does not hold it.
+    /// Asks the backing about an inode where it is, and has the answer taken in if it holds: `take` is told how to ask for that.
+    /// `None`: the backing does not hold it.
     pub(super) fn at_place<T>(
         &self,
         cell: &Arc<Cell>,
         ask: impl Fn(&BackingPath) -> io::Result<T>,
+        take: impl Fn(&T, &dyn Fn() -> bool) -> bool,
     ) -> Result<Option<T>> {
-        let _tree = self.hold_tree()?;
         if cell.id == InodeId::ROOT {
-            return ask(&BackingPath::root()).map(Some).map_err(Error::Backing);
+            let v = ask(&BackingPath::root()).map_err(Error::Backing)?;
+            take(&v, &|| true);
+            return Ok(Some(v));
         }
-        let (id, paths) = {
-            let p = self.places.read();
-            let paths: Vec<Vec<u8>> = p.names(cell.id).iter().filter_map(|k| p.path_of(k)).collect();
-            (p.id(cell.id), paths)
-        };
-        let Some(id) = id else { return Ok(None) };
-        for path in paths.into_iter().map(BackingPath) {
-            // A name that something else took is not asked.
-            match self.backing.stat(&path).and_then(|s| (s.id == id).then(|| ask(&path)).transpose()) {
-                Ok(Some(v)) => return Ok(Some(v)),
-                Ok(None) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::Backing(e)),
+        'again: loop {
+            let (id, keys) = {
+                let p = self.places.read();
+                (p.id(cell.id), p.names(cell.id).to_vec())
+            };
+            let Some(id) = id else { return Ok(None) };
+            for key in keys {
+                let ticket = self.ticket(&key)?;
+                let Some(path) = self.places.read().path_of(&key).map(BackingPath) else { continue };
+                // A name that something else took is not asked.
+                let answer =
+                    self.backing.stat(&path).and_then(|s| (s.id == id).then(|| ask(&path)).transpose());
+                let holds = || self.moves.holds(ticket, &self.places.read(), &key);
+                match answer {
+                    Ok(Some(v)) if take(&v, &holds) => return Ok(Some(v)),
+                    _ if !holds() => continue 'again,
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::Backing(e)),
+                }
             }
+            let text = format!("the backing no longer has inode {} where it was", cell.id);
+            return Err(Error::Backing(io::Error::new(io::ErrorKind::NotFound, text)));
         }
-        let text = format!("the backing no longer has inode {} where it was", cell.id);
-        Err(Error::Backing(io::Error::new(io::ErrorKind::NotFound, text)))
+    }
+
+    /// As `at_place`, for an answer that is kept nowhere.
+    fn asked<T>(&self, cell: &Arc<Cell>, ask: impl Fn(&BackingPath) -> io::Result<T>) -> Result<Option<T>> {
+        self.at_place(cell, ask, |_, holds| holds())
     }
 
     /// What the backing says of an inode now. `None`: it does not hold it.
     pub fn stat_in_backing(&self, cell: &Arc<Cell>) -> Result<Option<BackingStat>> {
-        self.at_place(cell, |path| self.backing.stat(path))
+        self.asked(cell, |path| self.backing.stat(path))
     }
 
     /// Extended attributes of an inode, read from the backing the first time.
@@ -362,7 +399,7 @@ impl Volume {
             return Ok(x.clone());
         }
         self.may_ask_backing()?;
-        let mut found = self.at_place(cell, |path| self.backing.xattrs(path))?.unwrap_or_default();
+        let mut found = self.asked(cell, |path| self.backing.xattrs(path))?.unwrap_or_default();
         let mut i = cell.write();
         // A change of mode may not be in the backing yet.
         crate::namespace::acl::follow(&mut found, i.node.attr.mode);
@@ -381,7 +418,7 @@ impl Volume {
             }
         }
         self.may_ask_backing()?;
-        let target = self.at_place(cell, |path| self.backing.readlink(path))?.ok_or(Error::NotFound)?;
+        let target = self.asked(cell, |path| self.backing.readlink(path))?.ok_or(Error::NotFound)?;
         cell.write().node.target = Some(target.clone().into());
         Ok(target)
     }

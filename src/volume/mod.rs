@@ -4,7 +4,7 @@
 //! (may fail, nothing has changed yet) -> apply (cannot fail; recovery calls the same one). The
 //! inode locks span append and apply, so for each inode apply order is LSN order.
 //!
-//! Lock order: commit gate, inode locks by id, then leaves (places, queue, client slot, segment).
+//! Lock order: commit gate, inode locks by id, then leaves (places and then moves, queue, client slot, segment).
 
 mod apply;
 mod buffer;
@@ -16,6 +16,7 @@ mod error;
 mod image;
 mod load;
 mod mend;
+mod moves;
 mod place;
 mod read;
 mod recover;
@@ -33,6 +34,8 @@ pub use dirty::DirtyQueue;
 pub use error::{Error, Result};
 pub use image::{LogImage, read_log};
 pub use load::valid_name;
+use moves::Moves;
+pub use moves::{Ticket, inside};
 pub use recover::{Opened, Report};
 pub use stored::{Snapshot, SnapshotPiece};
 pub use table::{Cell, Inode, Locked};
@@ -63,11 +66,8 @@ pub struct Volume {
     pub places: RwLock<Places>,
     /// What the writeback is about to put where, oldest first, until what came of it is logged.
     intents: Mutex<Vec<(InodeId, Place)>>,
-    /// Held for writing while the writeback moves something in the backing, for reading while a
-    /// path there is taken and used.
-    pub tree: RwLock<()>,
-    /// A reader of `tree` has waited for it in vain.
-    tree_hangs: AtomicBool,
+    /// What the writeback is moving in the backing: who looks there meanwhile does not believe what is said of it.
+    pub moves: Moves,
     /// Held for reading by every commit, for writing by the checkpoint's snapshot.
     gate: RwLock<()>,
     pub dirty: DirtyQueue,

@@ -70,13 +70,16 @@ impl Volume {
             return Ok(f.clone());
         }
         self.may_ask_backing()?;
-        // Kept while the tree is held: a file that is replaced meanwhile is forgotten after this.
-        let open = |path: &crate::backing::BackingPath| {
-            let f = self.backing.open(path)?;
-            *cell.file.lock() = Some(f.clone());
-            Ok(f)
+        // Under its lock: a file that is replaced after this is forgotten then.
+        let take = |f: &Arc<dyn BackingFile>, holds: &dyn Fn() -> bool| {
+            let mut kept = cell.file.lock();
+            let holds = holds();
+            if holds {
+                *kept = Some(f.clone());
+            }
+            holds
         };
-        let f = self.at_place(cell, open)?.ok_or_else(|| {
+        let f = self.at_place(cell, |path| self.backing.open(path), take)?.ok_or_else(|| {
             Error::Backing(io::Error::new(io::ErrorKind::NotFound, "the backing lost the file"))
         })?;
         Ok(f)

@@ -5,7 +5,7 @@ use super::apply::{At, Content};
 use super::checkpoint::FILE;
 use super::image::{LogImage, durable_at, is_past, neighbours, read_log};
 use super::table::{Cell, Table};
-use super::{DirtyQueue, FIRST_INO, Volume};
+use super::{DirtyQueue, FIRST_INO, Moves, Volume};
 use crate::backing::{Backing, BackingPath};
 use crate::format::checkpoint::{Checkpoint, SavedSource};
 use crate::format::mutation::{EntryKey, Mutation};
@@ -341,8 +341,7 @@ fn assemble(
         table,
         places: RwLock::new(places),
         intents: Mutex::default(),
-        tree: RwLock::new(()),
-        tree_hangs: AtomicBool::new(false),
+        moves: Moves::default(),
         gate: RwLock::new(()),
         dirty: DirtyQueue::default(),
         next_ino: AtomicU64::new(next_ino.max(FIRST_INO)),

@@ -111,7 +111,7 @@ impl Writeback {
     pub(super) fn set_aside(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
         let to = self.conflict_path(key)?;
         let volume = self.volume.clone();
-        let _tree = volume.tree.write();
+        let _moving = volume.moves.begin(&[key]);
         volume.backing.rename(path, &to)?;
         volume.unplaced(key);
         self.told_conflict(key, path, &to);
@@ -125,7 +125,7 @@ impl Writeback {
         let name = self.name(InodeId(0));
         let volume = self.volume.clone();
         let linked = {
-            let _tree = volume.tree.write();
+            let _moving = volume.moves.begin(&[key]);
             volume.backing.stage_link(&name, path).and_then(|()| volume.backing.install(&name, &to))
         };
         match linked {

@@ -117,7 +117,7 @@ impl Writeback {
             }
             if known.is_some() {
                 let volume = self.volume.clone();
-                let _tree = volume.tree.write();
+                let _moving = volume.moves.begin(&[key]);
                 volume.unplaced(key);
                 self.changed.insert(key.clone());
             }
@@ -180,7 +180,7 @@ impl Writeback {
                 self.keep_theirs(key, path)?;
             }
             let volume = self.volume.clone();
-            let _tree = volume.tree.write();
+            let _moving = volume.moves.begin(&[key]);
             volume.backing.install(&name, path)?;
             volume.leaves(key);
             volume.placed(ino, id, key);
@@ -228,7 +228,7 @@ impl Writeback {
                 self.announce_one(ino, id, key, w)?;
                 self.about_to_change(from.parent, w)?;
                 self.about_to_change(key.parent, w)?;
-                let _tree = volume.tree.write();
+                let _moving = volume.moves.begin(&[from, key]);
                 volume.backing.rename(p, path)?;
                 volume.leaves(from);
                 volume.leaves(key);
@@ -242,7 +242,7 @@ impl Writeback {
                 self.announce_one(ino, id, key, w)?;
                 self.about_to_change(key.parent, w)?;
                 let name = self.name(ino);
-                let _tree = volume.tree.write();
+                let _moving = volume.moves.begin(&[key]);
                 volume.backing.stage_link(&name, p)?;
                 if let Err(e) = volume.backing.install(&name, path) {
                     if let Err(e) = volume.backing.unlink(&staged_path(&name)) {
@@ -294,7 +294,7 @@ impl Writeback {
                 }
                 _ => {
                     let volume = self.volume.clone();
-                    let _tree = volume.tree.write();
+                    let _moving = volume.moves.begin(&[&key]);
                     volume.unplaced(&key);
                     self.changed.insert(key);
                 }
@@ -367,7 +367,7 @@ impl Writeback {
 
     fn unlink(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
         let volume = self.volume.clone();
-        let _tree = volume.tree.write();
+        let _moving = volume.moves.begin(&[key]);
         volume.backing.unlink(path)?;
         volume.leaves(key);
         volume.unplaced(key);
@@ -385,7 +385,7 @@ impl Writeback {
         self.announce_one(o.ino, o.id, &at, w)?;
         self.about_to_change(key.parent, w)?;
         let volume = self.volume.clone();
-        let _tree = volume.tree.write();
+        let _moving = volume.moves.begin(&[key, &at]);
         volume.backing.park(path, &name)?;
         volume.leaves(key);
         volume.moved(key, &at);
@@ -415,7 +415,7 @@ impl Writeback {
         self.about_to_change(key.parent, w)?;
         let r = {
             let volume = self.volume.clone();
-            let _tree = volume.tree.write();
+            let _moving = volume.moves.begin(&[key]);
             volume.backing.rmdir(path).map(|()| {
                 volume.leaves(key);
                 volume.unplaced(key);

@@ -10,6 +10,7 @@
 mod behind;
 mod beside;
 mod damage;
+mod looks;
 mod model;
 mod power;
 mod programs;
@@ -127,7 +128,7 @@ fn a_backing_that_is_down_for_days_gets_everything_in_the_end() {
             }
             w.crash()?;
             w.mount()?;
-            w.verify()?;
+            w.verify_alone()?;
             w.outage(24)?;
             if w.oldest_dirty_seconds()? < 47 * 3600 {
                 return Err("the age of the backlog did not outlive a death".into());

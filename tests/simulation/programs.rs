@@ -3,6 +3,7 @@
 
 use crate::model::{EXCHANGE, Model, Op, Path, content};
 use forelog::fs::{Fs, New, OpenHow, SetAttrRequest, When, Who};
+use forelog::sys::patience::impatient;
 use forelog::testing::Dice;
 use forelog::types::{InodeId, Kind, ProgramId};
 use forelog::volume::Error;
@@ -163,6 +164,25 @@ impl Programs {
             self.verify()?;
         }
         Ok(())
+    }
+
+    /// Looks at something without waiting. Errors: it is not as the model says.
+    pub fn peek(&mut self) -> Result<(), String> {
+        let Some((path, at)) = self.dice.pick(&self.model.paths()).cloned() else { return Ok(()) };
+        let (n, shown) = (self.model.nodes[at].clone(), show(&path));
+        let fs = self.fs.clone();
+        let seen = impatient(|| {
+            let ino = self.walk(&path)?;
+            let data = if n.kind == Kind::File { fs.read(ino, 0, 1 << 20)?.to_vec() } else { Vec::new() };
+            Ok((fs.getattr(ino)?.attr.kind, data))
+        });
+        match seen {
+            Err(Error::WouldBlock) => Ok(()),
+            Err(e) => Err(format!("{shown}: {e:?}")),
+            Ok((kind, _)) if kind != n.kind => Err(format!("{shown}: is a {kind:?}, not a {:?}", n.kind)),
+            Ok((_, data)) if data != n.data => Err(format!("{shown}: {}", difference(&data, &n.data))),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// A large write goes into the log in parts where a segment ends: after a power cut some of them may be there.

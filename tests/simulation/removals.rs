@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Machine {
+    pub plug: Arc<Plug>,
     disk: Arc<SimDisk>,
     pub backing: Arc<MemBacking>,
     clock: Arc<ManualClock>,
@@ -31,7 +32,8 @@ impl Machine {
         let plug = Arc::new(Plug::new());
         Machine {
             disk: Arc::new(SimDisk::new(plug.clone(), 128 << 20)),
-            backing: Arc::new(MemBacking::new(plug)),
+            backing: Arc::new(MemBacking::new(plug.clone())),
+            plug,
             clock: Arc::default(),
         }
     }
