@@ -99,14 +99,21 @@ impl Volume {
             };
             if let Some(c) = self.admit(parent, &key, &stat, version, ticket) {
                 if stat.attr.nlink > 1 && stat.attr.kind != Kind::Dir {
-                    // A further name of an inode that was known by another.
-                    let mut i = c.write();
-                    if !i.node.parents.contains(&key) {
-                        i.node.parents.push(key);
-                    }
+                    self.named_further(parent, &c, &key);
                 }
                 return Ok(Some(c));
             }
+        }
+    }
+
+    /// A name that was found may be a further one of an inode that is known by another; not if it was taken from it since.
+    fn named_further(&self, parent: &Arc<Cell>, cell: &Arc<Cell>, key: &EntryKey) {
+        let mut locked = Locked::new(&[parent, cell]);
+        let entry =
+            locked.get(key.parent).and_then(|p| p.node.dir.as_ref()).and_then(|d| d.entries.get(&key.name));
+        let leads_here = entry.is_some_and(|e| e.target == Some(cell.id));
+        if let Some(i) = locked.get_mut(cell.id).filter(|i| leads_here && !i.node.parents.contains(key)) {
+            i.node.parents.push(key.clone());
         }
     }
 
@@ -156,17 +163,18 @@ impl Volume {
     fn vanished(&self, parent: &Arc<Cell>, key: &EntryKey, version: u64, ticket: Ticket) -> bool {
         let mut p = parent.write();
         let Some(d) = p.node.dir.as_mut().filter(|d| d.version == version) else { return false };
-        {
+        let there = {
             let places = self.places.read();
             if places.path_of(key).is_some() && !self.moves.holds(ticket, &places, key) {
                 return false;
             }
-        }
+            places.under(key)
+        };
         if d.entries.get(&key.name).is_some_and(|e| e.lsn == Lsn::NONE) {
             d.entries.remove(&key.name);
             d.version += 1;
             drop(p);
-            self.unplaced(key);
+            self.unplaced_one(key, there);
         }
         true
     }

@@ -42,11 +42,19 @@ impl Volume {
     /// The backing holds nothing under `key` any more. With its last known name an object is gone, unless
     /// programs have names for it: then it stands under some that were never looked at.
     pub fn unplaced(&self, key: &EntryKey) {
+        let there = self.places.read().under(key);
+        self.unplaced_one(key, there);
+    }
+
+    /// As `unplaced`, of what was known to stand there; nothing if the writeback has put something else there since.
+    pub(super) fn unplaced_one(&self, key: &EntryKey, there: Option<InodeId>) {
         let gone = {
-            let there = self.places.read().under(key);
             // Asked before: an inode's lock comes before the places'.
             let named = there.is_some_and(|i| self.is_named(i));
             let mut p = self.places.write();
+            if p.under(key) != there {
+                return;
+            }
             let ino = p.unset(key).filter(|&i| !p.holds(i) && !named);
             if let Some(ino) = ino {
                 p.drop_object(ino);
