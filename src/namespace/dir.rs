@@ -76,6 +76,8 @@ impl Dir {
         if self.entries.get(name).is_none_or(|e| e.lsn != Lsn::NONE) {
             return false;
         }
+        // What was asked about it before says what it was then.
+        self.version += 1;
         if self.complete {
             self.kept += 1;
             return true;
@@ -84,7 +86,6 @@ impl Dir {
         if let Some(s) = &mut self.seen {
             s.insert(name.clone());
         }
-        self.version += 1;
         false
     }
 

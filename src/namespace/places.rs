@@ -8,6 +8,7 @@
 use super::names::Names;
 use crate::format::mutation::EntryKey;
 use crate::types::{BackingId, InodeId, Name};
+use smallvec::SmallVec;
 use std::collections::HashMap;
 
 /// A place in the backing.
@@ -289,20 +290,19 @@ impl Places {
         Some(path)
     }
 
-    /// Whether one of these names is on the path of `key`, or its own. `None`: its directory is not there.
-    pub fn leads_through(&self, key: &EntryKey, others: &[EntryKey]) -> Option<bool> {
+    /// The names on the path of `key`, its own first. `None`: its directory is not there.
+    pub fn way<'a>(&'a self, key: &'a EntryKey) -> Option<SmallVec<[&'a EntryKey; 8]>> {
+        let mut way = SmallVec::from_slice(&[key]);
         let mut at = key;
-        // Deeper than any tree is: places that lead in a circle.
-        for _ in 0..4096 {
-            if others.contains(at) {
-                return Some(true);
-            }
-            if at.parent == InodeId::ROOT || at.parent == PARKED {
-                return Some(false);
-            }
+        while at.parent != InodeId::ROOT && at.parent != PARKED {
             at = self.objects.get(&at.parent)?.names.first()?;
+            way.push(at);
+            // Deeper than any tree is: places that lead in a circle.
+            if way.len() > 4096 {
+                return None;
+            }
         }
-        None
+        Some(way)
     }
 
     /// All numbers that differ from the object's own.

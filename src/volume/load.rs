@@ -94,6 +94,7 @@ impl Volume {
             let Some(stat) = stat else {
                 match known {
                     Some(_) if !self.vanished(parent, &key, version, ticket) => continue,
+                    None if parent.read().node.dir.as_ref().is_some_and(|d| d.version != version) => continue,
                     _ => return Ok(None),
                 }
             };
@@ -373,15 +374,24 @@ impl Volume {
             let Some(id) = id else { return Ok(None) };
             for key in keys {
                 let ticket = self.ticket(&key)?;
-                let Some(path) = self.places.read().path_of(&key).map(BackingPath) else { continue };
+                let path = {
+                    let p = self.places.read();
+                    // What it waited for may have been the move of this very object.
+                    if p.id(cell.id) != Some(id) || !p.has_name(cell.id, &key) {
+                        continue 'again;
+                    }
+                    p.path_of(&key).map(BackingPath)
+                };
+                let Some(path) = path else { continue };
                 // A name that something else took is not asked.
                 let answer =
                     self.backing.stat(&path).and_then(|s| (s.id == id).then(|| ask(&path)).transpose());
                 let holds = || self.moves.holds(ticket, &self.places.read(), &key);
+                let held = if let Ok(Some(v)) = &answer { take(v, &holds) } else { holds() };
                 match answer {
-                    Ok(Some(v)) if take(&v, &holds) => return Ok(Some(v)),
-                    _ if !holds() => continue 'again,
-                    Ok(_) => {}
+                    _ if !held => continue 'again,
+                    Ok(Some(v)) => return Ok(Some(v)),
+                    Ok(None) => {}
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => return Err(Error::Backing(e)),
                 }

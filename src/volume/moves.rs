@@ -11,7 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 /// Moves that are remembered; who began to look before the oldest of them looks again.
-const REMEMBERED: usize = 1024;
+const REMEMBERED: usize = 16 << 10;
 
 /// When a look at the backing began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +55,8 @@ impl State {
 
     /// Whether the way to `key` is what it was, as far as is remembered. Not if its directory left memory.
     fn is_untouched(&self, ticket: Ticket, places: &Places, key: &EntryKey) -> bool {
-        self.forgotten <= ticket.0
-            && places.leads_through(key, &[]).is_some()
-            && !self.since(ticket).any(|m| on_way(m, places, key))
+        let Some(way) = places.way(key) else { return false };
+        self.forgotten <= ticket.0 && !self.since(ticket).any(|m| is_on(m, &way))
     }
 }
 
@@ -66,8 +65,8 @@ pub fn inside(dir: InodeId) -> EntryKey {
     EntryKey { parent: dir, name: b""[..].into() }
 }
 
-fn on_way(m: &Move, places: &Places, key: &EntryKey) -> bool {
-    places.leads_through(key, &m.keys) == Some(true)
+fn is_on(m: &Move, way: &[&EntryKey]) -> bool {
+    m.keys.iter().any(|k| way.contains(&k))
 }
 
 impl Moves {
@@ -99,9 +98,11 @@ impl Moves {
             let held = places.read();
             let mut s = self.state.lock();
             let last = s.last;
-            let Some(m) = s.under_way.iter_mut().find(|m| on_way(m, &held, key)) else {
+            let way = held.way(key).unwrap_or_default();
+            let Some(m) = s.under_way.iter_mut().find(|m| is_on(m, &way)) else {
                 return Some(Ticket(last));
             };
+            drop(way);
             drop(held);
             let waited = Duration::from_nanos(clock::boot_ns().saturating_sub(began));
             let left = if m.hangs { most.min(moment) } else { most }.saturating_sub(waited);

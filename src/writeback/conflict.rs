@@ -109,9 +109,9 @@ impl Writeback {
 
     /// Something that is not ours stands under a name: it is kept under another that says so.
     pub(super) fn set_aside(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
-        let to = self.conflict_path(key)?;
+        let (at, to) = self.conflict_path(key)?;
         let volume = self.volume.clone();
-        let _moving = volume.moves.begin(&[key]);
+        let _moving = volume.moves.begin(&[key, &at]);
         volume.backing.rename(path, &to)?;
         volume.unplaced(key);
         self.told_conflict(key, path, &to);
@@ -121,11 +121,11 @@ impl Writeback {
     /// Gives the file that stands under a name a conflict name as well, before ours takes its own: by a link, so
     /// that a death in between loses neither.
     pub(super) fn keep_theirs(&mut self, key: &EntryKey, path: &BackingPath) -> io::Result<()> {
-        let to = self.conflict_path(key)?;
+        let (at, to) = self.conflict_path(key)?;
         let name = self.name(InodeId(0));
         let volume = self.volume.clone();
         let linked = {
-            let _moving = volume.moves.begin(&[key]);
+            let _moving = volume.moves.begin(&[key, &at]);
             volume.backing.stage_link(&name, path).and_then(|()| volume.backing.install(&name, &to))
         };
         match linked {
@@ -150,7 +150,7 @@ impl Writeback {
     }
 
     /// A conflict name that nothing has yet.
-    fn conflict_path(&self, key: &EntryKey) -> io::Result<BackingPath> {
+    fn conflict_path(&self, key: &EntryKey) -> io::Result<(EntryKey, BackingPath)> {
         let stamp = self.volume.clock.wall_ns() / 1_000_000_000;
         for n in 0..NAMES_MAX {
             let mut name = key.name.to_vec();
@@ -159,10 +159,10 @@ impl Writeback {
             if n > 0 {
                 name.extend_from_slice(format!("-{n}").as_bytes());
             }
-            let to = EntryKey { parent: key.parent, name: name.as_slice().into() };
-            let to = self.path(&to).ok_or(io::ErrorKind::NotFound)?;
+            let at = EntryKey { parent: key.parent, name: name.as_slice().into() };
+            let to = self.path(&at).ok_or(io::ErrorKind::NotFound)?;
             match self.volume.backing.stat(&to) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(to),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((at, to)),
                 Err(e) => return Err(e),
                 Ok(_) => {}
             }

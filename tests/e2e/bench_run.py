@@ -8,6 +8,7 @@ from importlib.machinery import SourceFileLoader
 
 import bench_growth
 import bench_jobs
+import bench_profile
 import bench_systems
 import bench_tables
 from harness import BIN, HERE, ROOT, TOOLS, Suite, sh
@@ -37,6 +38,7 @@ def arguments():
     p.add_argument("--loop", action="store_true", help="on an ext4 of its own in a loop image, not on the scratch directory's filesystem")
     p.add_argument("--cpus", help="keep all of it on these CPUs, as taskset -c names them")
     p.add_argument("--gateway-cpus", help="keep what serves mounts on these")
+    p.add_argument("--profile", action="store_true", help="instead of figures: what the gateway's CPU time goes to in each job, by perf")
     p.add_argument("--growth", action="store_true", help="instead: how the cost grows with clients, files and the log")
     p.add_argument("--long", action="store_true", help="with --growth: up to a million files and a log of 8 GiB")
     p.add_argument("--out", help="write the table between the markers of this file (docs/BENCHMARKS.md, unless --quick or --only)")
@@ -76,7 +78,7 @@ class Run:
             self.disk = "a loop image of 24 GiB"
             if not self.base:
                 raise RuntimeError("cannot make an ext4 in a loop image")
-        self.job, self.server, self.notes = s.scratch + "/bench_job", None, []
+        self.job, self.server, self.notes, self.profiles = s.scratch + "/bench_job", None, [], {}
         r = sh(["gcc", "-O2", "-o", self.job, HERE + "/bench_job.c"])
         if r.returncode:
             raise RuntimeError(f"bench_job.c: {r.stderr.strip()[-300:]}")
@@ -129,12 +131,17 @@ def transports(run):
 def one(run, results, job, system):
     """One job on one system; what it cannot do is told, and the run goes on."""
     began = time.monotonic()
+    profile = bench_profile.Profile(system.pids(), run.s.scratch) if run.a.profile and system.name.startswith("forelog") else None
     try:
         figures = bench_jobs.JOBS[job][2](run, system)
+        if profile:
+            run.profiles.setdefault((job, system.name), []).append(profile.end())
         results.add(job, system.name, figures)
         said = ", ".join(f"{k} {bench_tables.number(v)} {u}" for k, (u, v) in figures.items())
         print(f"  {job} on {system.name}: {said} [{time.monotonic() - began:.1f} s]", flush=True)
     except Exception as e:  # a peer may fail in any way
+        if profile:
+            profile.process.kill()
         results.fail(job, system.name, f"{e}" if isinstance(e, bench_jobs.Failed) else f"{type(e).__name__}: {e}"[:200])
         print(f"  {job} on {system.name}: fails: {e}", flush=True)
     bench_systems.settle(0.05 if run.a.quick else 0.3)
@@ -252,7 +259,9 @@ def main():
     if os.geteuid():
         sys.exit("mount-scripts/bench: run as root (it mounts)")
     section = "growth" if a.growth else "targets"
-    out = a.out or (None if a.quick or a.only else f"{ROOT}/docs/BENCHMARKS.md")
+    if a.profile and bench_profile.unusable():
+        sys.exit(f"mount-scripts/bench: --profile: {bench_profile.unusable()}")
+    out = a.out or (None if a.quick or a.only or a.profile else f"{ROOT}/docs/BENCHMARKS.md")
     try:
         if out:
             bench_tables.between(out, section)  # now, not when all is measured
@@ -266,6 +275,8 @@ def main():
             results, body = bench_growth.measure(run, transports(run)[0])
         else:
             jobs = [j for j in bench_jobs.JOBS if (j in a.only if a.only else j != "store_s3" or a.s3)]
+            if a.profile:
+                jobs = [j for j in jobs if j != "replay"]  # the gateway that began it does not live to see its end
             results, names = bench_tables.Results(), peers_wanted(run)
             here, peers = bench_systems.locals_of(run, transports(run)), bench_systems.peers_of(run, names)
             n = rounds(run, results, here, peers, jobs)
@@ -273,6 +284,8 @@ def main():
             part = f"; the peers in {min(n, a.peer_rounds)} of them, their trees and clones in one" if names else ""
             body = [f"{n} interleaved rounds{part}; medians, in brackets the lowest and the highest.", "",
                     *bench_tables.targets_table(results, systems), "", *bench_tables.figures_table(results, systems)]
+            if a.profile:
+                body = [f"{n} rounds, shares of samples.", "", *bench_profile.table(run.profiles)]
             ours = [f"{j} on {x}: {why}" for (j, x), why in results.failures.items() if x not in bench_systems.PEERS]
             s.check(not ours, f"{len(results.values)} figures of {len(jobs)} jobs; all of ours were measured", "; ".join(ours))
         if a.json:

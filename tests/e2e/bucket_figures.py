@@ -2,6 +2,7 @@
 mount-scripts/test: it takes long, and only what is measured in one run can be compared.
 
   read   a file of 1 GiB read through a mount (no cache, filling the cache, from it after a remount) and by `rclone cat`, in turn
+  link   the same without cache, with the store behind a link of 1 and of 2.5 Gbit/s (a network namespace, tc's tbf)
   drain  10,000 small files stored by `forelog flush` and by `rclone copy --transfers 16`, in turn
   list   `ls -l` of 10,000 objects, first, again, and after a remount
   edit   a file of 4 GiB with 100 changes of 4 KiB: bytes uploaded, memory"""
@@ -73,6 +74,59 @@ def read(s, store):
                f"rclone cat / this {median(took['rclone']) / median(v):.2f}")
 
 
+class FarWeed(Seaweed):
+    """SeaweedFS in a network namespace of its own, at the other end of a link."""
+    ns, net = "forelog-far", "10.213.97."
+
+    @property
+    def endpoint(self):
+        return f"http://{self.net}2:{self.port}"
+
+    def command(self):
+        words = [w.replace("-ip.bind=127.0.0.1", "-ip.bind=0.0.0.0") for w in super().command()]
+        return ["ip", "netns", "exec", self.ns, *words]
+
+    def link(self):
+        self.suite.undo.append(lambda: sh(["ip", "netns", "del", self.ns]))
+        for words in (f"netns add {self.ns}", f"link add flnear type veth peer name flfar netns {self.ns}", f"addr add {self.net}1/24 dev flnear", "link set flnear up",
+                      f"-n {self.ns} addr add {self.net}2/24 dev flfar", f"-n {self.ns} link set flfar up", f"-n {self.ns} link set lo up"):
+            r = sh(["ip", *words.split()])
+            if r.returncode:
+                raise RuntimeError(f"ip {words}: {r.stderr.strip()}")
+
+    def speed(self, rate):
+        r = sh(["ip", "netns", "exec", self.ns, "tc", "qdisc", "replace", "dev", "flfar", "root", "tbf", "rate", rate, "burst", "1mb", "latency", "50ms"])
+        if r.returncode:
+            raise RuntimeError(f"tc: {r.stderr.strip()}")
+
+
+def link(s, _):
+    near = os.environ["AWS_ENDPOINT_URL"]
+    store = FarWeed(s, "far")
+    store.link()
+    store.start()
+    big = s.dir("far-big") + "/big"
+    block = os.urandom(64 * MIB)
+    with open(big, "wb") as f:
+        for i in range(16):
+            f.write(block[i:] + block[:i])
+    store.rclone("copyto", big, store.at("r/big"), timeout=600)
+    os.unlink(big)
+    g = gateway(s, store, "far", "r")
+    for rate in ("1gbit", "2500mbit"):
+        store.speed(rate)
+        theirs, ours = [], []
+        for _ in range(PAIRS):
+            theirs.append(timed(sh, rclone_cat(store, "r/big")))
+            g.mount("--cache-size", "0")
+            ours.append(timed(sh, f"cat {g.path('big')} > /dev/null"))
+            g.umount()
+        s.note(f"read 1 GiB over {rate}: {median(ours):.2f} s {[round(x, 2) for x in ours]}, rclone cat {median(theirs):.2f} s {[round(x, 2) for x in theirs]}; "
+               f"rclone cat / this {median(theirs) / median(ours):.2f}")
+    store.stop()
+    os.environ["AWS_ENDPOINT_URL"] = near
+
+
 def drain(s, store):
     n, src = 10000, s.dir("many")
     rng = random.Random(1)
@@ -141,7 +195,7 @@ def edit(s, store):
 
 
 def main():
-    parts = {"read": read, "drain": drain, "list": listing, "edit": edit}
+    parts = {"read": read, "link": link, "drain": drain, "list": listing, "edit": edit}
     with Suite("bucket_figures") as s:
         store = Seaweed(s, "weed")
         store.start()

@@ -2,9 +2,12 @@
 //! that was overtaken is not believed.
 
 use crate::removals::{Machine, Mount, who};
+use forelog::backing::{Backing, BackingPath};
+use forelog::format::mutation::EntryKey;
 use forelog::fs::{Fs, OpenHow, SetAttrRequest};
 use forelog::testing::Trouble;
 use forelog::types::{InodeId, Kind};
+use forelog::volume::Error;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,6 +158,43 @@ fn nobody_waits_for_a_move_of_something_else() {
     machine.plug.set_visitor(None);
     assert!(seen.load(Ordering::Relaxed) > 0, "nothing was moved");
     assert_eq!(machine.names(), ["b", "c", "d", "d/x"]);
+    drop(machine);
+    end(mount);
+}
+
+#[test]
+fn who_waited_for_a_move_finds_what_was_moved() {
+    let (machine, mount, fs) = made(&[("a", Kind::File)]);
+    let f = find(&fs, InodeId::ROOT, "a").expect("it is there");
+    write(&fs, f, b"bytes");
+    machine.drain(&mut mount.lock());
+    fs.rename(&who(&fs), (InodeId::ROOT, b"a"), (InodeId::ROOT, b"b"), 0).expect("it is moved");
+    let key = |name: &[u8]| EntryKey { parent: InodeId::ROOT, name: name.into() };
+    let (a, b) = (key(b"a"), key(b"b"));
+    let moving = fs.volume.moves.begin(&[&a, &b]);
+    let (begun, wait) = std::sync::mpsc::channel();
+    let reader = {
+        let fs = fs.clone();
+        std::thread::spawn(move || {
+            begun.send(()).expect("it is heard");
+            let bytes = fs.read(f, 0, 10).expect("it is read").to_vec();
+            (bytes, fs.getxattr(f, b"user.none").map(drop))
+        })
+    };
+    wait.recv().expect("it begins");
+    // Until it waits; if it does not yet, this shows less.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    machine
+        .backing
+        .rename(&BackingPath(b"a".to_vec()), &BackingPath(b"b".to_vec()))
+        .expect("it is moved there");
+    fs.volume.moved(&a, &b);
+    drop(moving);
+    let (bytes, xattr) = reader.join().expect("it ends");
+    assert_eq!(bytes, b"bytes");
+    assert!(matches!(xattr, Err(Error::NoAttribute)), "{xattr:?}");
+    machine.drain(&mut mount.lock());
+    assert_eq!(machine.names(), ["b"]);
     drop(machine);
     end(mount);
 }

@@ -343,6 +343,7 @@ impl View {
 
     /// Something else changed what a directory holds: ask again.
     pub fn doubt(&mut self, dir: &str) {
+        self.void.extend(self.loading.get(dir).cloned());
         if let Some(l) = self.dirs.get_mut(dir) {
             (l.read_ns, l.borne_ns) = (0, 0);
         }
