@@ -164,6 +164,32 @@ def one_key(s, store, proxy):
     c.compare(s, store, "k", "one key")
 
 
+def on_its_way(s, store, proxy):
+    """A file that was changed in part is read as a whole while its new version does not get to the store, by each of its names."""
+    os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+    g = s.gateway("way", "--log-size", "512MiB", "--writeback-age", "200ms", "--cache-size", "0", backing=store.url("w"))
+    g.mount()
+    old = os.urandom(2 * MIB)
+    put(g.path("part"), old)
+    os.link(g.path("part"), g.path("other"))
+    s.check(g.umount().returncode == 0, "stored")
+    g.mount()
+    os.environ["AWS_ENDPOINT_URL"] = store.endpoint
+    proxy.set(status(503, "SlowDown", op="put", key="/w/(part|other)$"))
+    with open(g.path("part"), "r+b") as f:
+        f.write(b"new" * 1000)
+    s.check(wait_until(lambda: g.status().get("state") == "degraded", 20, 0.2), "its new version does not get there", g.status().get("reason"))
+    new = b"new" * 1000 + old[3000:]
+    for name in ("part", "other"):
+        s.check(get(g.path(name)) == new, f"{name} is read, what is new of it and what is old")
+    proxy.set()
+    s.check(g.flush().returncode == 0 and get(g.path("other")) == new, "and once it is there")
+    s.check(g.umount().returncode == 0, "umount returns 0")
+    g.mount()
+    s.check(get(g.path("part")) == new and get(g.path("other")) == new, "and after a remount")
+    s.check(not g.status()["writeback"]["conflicts"] and g.umount().returncode == 0, "without a conflict")
+
+
 def names(s, store):
     """What cannot be a key is refused when it is made or moved there."""
     g = s.gateway("names", "--log-size", "64MiB", backing=store.url("n"))
@@ -213,7 +239,7 @@ def main():
         weed = Seaweed(s, "weed")
         weed.start()
         proxy = Proxy(s, weed, ports(2))
-        for part in (one_key, limit, faults):
+        for part in (one_key, on_its_way, limit, faults):
             if not only or part.__name__ in only.split(","):
                 part(s, weed, proxy)
                 proxy.set()

@@ -398,9 +398,7 @@ impl BucketBacking {
         if m.kind != Kind::File {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        if e.etag.is_empty() {
-            return Err(io::Error::other(format!("{path}: it is not in the bucket yet")));
-        }
+        // Of one that is on its way the store has the version before it, as long as it has: that is asked for when it is read.
         let at = At::new(self.store.key(path), e.etag, e.size);
         let open = Arc::new(Open { at: Mutex::new(at), next: 0.into(), window: 0.into() });
         self.files.open.lock().entry(m.id).or_default().push(Arc::downgrade(&open));
