@@ -187,6 +187,17 @@ def on_its_way(s, store, proxy):
     s.check(g.umount().returncode == 0, "umount returns 0")
     g.mount()
     s.check(get(g.path("part")) == new and get(g.path("other")) == new, "and after a remount")
+    for gone, stays in (("part", "other"), ("other", "part")):
+        with open(g.path(gone), "rb") as f:
+            f.seek(MIB)
+            f.read(1)
+            os.unlink(g.path(gone))
+            s.check(g.flush().returncode == 0, f"{gone} is removed")
+            f.seek(0)
+            s.check(f.read() == new and get(g.path(stays)) == new, f"who has it open reads on by {stays}")
+        os.link(g.path(stays), g.path(gone))
+        s.check(g.umount().returncode == 0, "stored")
+        g.mount()
     s.check(not g.status()["writeback"]["conflicts"] and g.umount().returncode == 0, "without a conflict")
 
 

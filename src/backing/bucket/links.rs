@@ -99,9 +99,14 @@ impl BucketBacking {
         let names = self.view.lock().groups.get(&m.id).cloned();
         if let Some(mut names) = names {
             names.remove(path);
-            let more = !names.is_empty();
+            let other = {
+                let view = self.view.lock();
+                names.iter().find(|n| !view.pending.contains_key(*n)).or(names.first()).cloned()
+            };
             self.say_names(m.id, names);
-            if more {
+            if let Some(other) = other {
+                // Who reads it by the name that goes goes on by another.
+                self.files.left(m.id, &self.store.key(path), &self.store.key(&other));
                 return;
             }
         }

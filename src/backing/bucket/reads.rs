@@ -101,6 +101,15 @@ impl Files {
         self.each(id, |at| *at = At::new(key.into(), String::new(), at.size));
     }
 
+    /// A file stands under this key no more, but under another.
+    pub fn left(&self, id: u64, key: &str, other: &str) {
+        self.each(id, |at| {
+            if at.key == key {
+                *at = At::new(other.into(), String::new(), at.size);
+            }
+        });
+    }
+
     /// All below a directory have other keys now.
     pub fn moved_tree(&self, from: &str, to: &str) {
         for o in self.open.lock().values().flatten().filter_map(Weak::upgrade) {
