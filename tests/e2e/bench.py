@@ -2,6 +2,7 @@
 import json
 import os
 
+import bench_profile
 from harness import BIN, FAKE, ROOT, Suite, alive, mounts, pids_naming, sh, wait_until
 
 JOBS = ("write", "small", "fsync1")
@@ -74,6 +75,16 @@ def floor(s):
     s.check(sh(["umount", mnt]).returncode == 0 and p.wait(10) == 0, "so does umount")
 
 
+def profile(s):
+    """Each sample of a profile counts once, by the innermost rule that fits one of its functions."""
+    stacks = ("ffff schedule\nffff fuse_dev_do_read\nffff do_syscall_64\n", "ffff copy_folio\nffff do_pwritev\nffff do_syscall_64\n", "7f00 crc_u64_parallel3\n7f00 append\n",
+              "ffff vfs_open\nffff do_syscall_64\n", "7f00 place_extent\n")
+    seen = {g: n for g, n in bench_profile.counted("\n".join(stacks)).items() if n}
+    s.check(seen == dict.fromkeys(("waits, wakes", "log written", "checksums", "other system calls", "forelog itself"), 1), "a profile's samples are counted by what they do", seen)
+    row = bench_profile.table({("write", "forelog"): [bench_profile.counted("\n".join(stacks))] * 2})[-1]
+    s.check(row.startswith("| write | forelog | 10 | 20 % | 20 % |"), "and shown as shares", row)
+
+
 def stopped(s):
     """SIGTERM in the middle of a run."""
     import signal
@@ -93,6 +104,7 @@ def main():
         if FAKE:
             return
         floor(s)
+        profile(s)
         whole_run(s)
         stopped(s)
 
